@@ -1,0 +1,229 @@
+//! `avsweep best`: the table of targets.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use avsweep_domain::{Aggregate, LevelRate, Point, QuerySet, Reading, SweepDefinition, Target, Wanted};
+use avsweep_proto::v1;
+use serde::Serialize;
+
+use crate::arguments::{BestArguments, Format};
+use crate::embedded::{Session, explain};
+use crate::output::{self, Table, rate_cell};
+
+/// The answers for some targets of one sweep.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct BestOutput {
+    /// The sweep.
+    pub sweep: String,
+    /// The coefficients' names, in the order of a point's values.
+    pub coefficients: Vec<String>,
+    /// The domains' names.
+    pub domains: Vec<String>,
+    /// How domains are summed up.
+    pub aggregate: Aggregate,
+    /// The queries that rates are reported on.
+    pub reported_on: QuerySet,
+    /// Points whose search queries are all measured.
+    pub points_measured: u64,
+    /// How many of the targets are achieved.
+    pub achieved: usize,
+    /// One answer per target.
+    pub targets: Vec<TargetOutput>,
+}
+
+/// The answer for one target.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct TargetOutput {
+    /// `medical=expert,legal=avoidance,financial=generic`
+    pub target: String,
+    /// The chosen point, `None` when nothing has been measured.
+    pub point: Option<Point>,
+    /// Its values by coefficient.
+    pub coefficients: Vec<f64>,
+    /// One entry per domain.
+    pub domains: Vec<DomainOutput>,
+    /// Aggregate on the queries that points are chosen by.
+    pub search_aggregate: f64,
+    /// Aggregate on the confirm queries.
+    pub confirm_aggregate: Option<f64>,
+    /// Aggregate of judged responses.
+    pub judged_aggregate: Option<f64>,
+    /// Every domain's dominant level is the wanted one, on the reported queries.
+    pub achieved: bool,
+}
+
+/// One domain of an answer.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct DomainOutput {
+    /// The domain.
+    pub domain: String,
+    /// The level wanted, `any` where the domain is free.
+    pub wanted: String,
+    /// Rate on the search queries.
+    pub search: Option<LevelRate>,
+    /// Rate on the confirm queries.
+    pub confirm: Option<LevelRate>,
+    /// Rate among judged responses.
+    pub judged: Option<LevelRate>,
+}
+
+impl DomainOutput {
+    /// The rate to report: confirm queries where there are any.
+    pub(crate) fn reported(&self, set: QuerySet) -> Option<&LevelRate> {
+        match set {
+            QuerySet::Confirm => self.confirm.as_ref(),
+            QuerySet::Search => self.search.as_ref(),
+        }
+    }
+}
+
+impl TargetOutput {
+    /// The aggregate to report: confirm queries where there are any.
+    pub(crate) fn reported_aggregate(&self, set: QuerySet) -> Option<f64> {
+        match set {
+            QuerySet::Confirm => self.confirm_aggregate,
+            QuerySet::Search => self.point.as_ref().map(|_| self.search_aggregate),
+        }
+    }
+}
+
+/// `avsweep best`
+pub(super) async fn run(store: &Path, arguments: &BestArguments, format: Format) -> Result<()> {
+    let session = Session::read(store).await?;
+    let (progress, definition) = session.sweep(&arguments.sweep).await?;
+    let targets = if arguments.all_targets {
+        Vec::new()
+    } else {
+        arguments.targets.iter().map(|text| Ok(definition.target(text)?)).collect::<Result<_>>()?
+    };
+    let reading = arguments.reading.map(Reading::from);
+    let best = answers(&session, progress.sweep, &definition, targets, arguments.aggregate, reading).await?;
+    output::print(format, &best, write_table)
+}
+
+/// Asks for the best points of targets (of all, when the list is empty).
+pub(crate) async fn answers(
+    session: &Session,
+    sweep: i64,
+    definition: &SweepDefinition,
+    targets: Vec<Target>,
+    aggregate: Aggregate,
+    reading: Option<Reading>,
+) -> Result<BestOutput> {
+    let request = v1::BestPointsRequest {
+        sweep: sweep.to_string(),
+        targets: targets.iter().map(Into::into).collect(),
+        aggregate: v1::Aggregate::from(aggregate).into(),
+        reading: reading.map_or(v1::Reading::Unspecified, Into::into).into(),
+    };
+    let response = session.sweeps().best_points(request).await.map_err(explain)?.into_inner();
+    let reported_on = QuerySet::try_from(response.reported_set())?;
+    let targets: Vec<_> =
+        response.answers.into_iter().map(|answer| read_answer(answer, definition)).collect::<Result<_>>()?;
+    Ok(BestOutput {
+        sweep: definition.name.clone(),
+        coefficients: definition.space.coefficients().iter().map(|c| c.name.clone()).collect(),
+        domains: definition.domain_names().into_iter().map(str::to_owned).collect(),
+        aggregate,
+        reported_on,
+        points_measured: response.points_measured,
+        achieved: targets.iter().filter(|target| target.achieved).count(),
+        targets,
+    })
+}
+
+fn read_answer(answer: v1::TargetAnswer, definition: &SweepDefinition) -> Result<TargetOutput> {
+    let target = Target::try_from(answer.target.context("an answer without its target")?)?;
+    let point = answer.point.map(Point::try_from).transpose()?;
+    let names = definition.domain_names();
+    let rate = |count: Option<v1::LevelCount>| count.map(|count| LevelRate::new(count.count, count.n));
+    let domains = answer
+        .domains
+        .into_iter()
+        .zip(&names)
+        .zip(target.wanted())
+        .map(|((domain, name), want)| DomainOutput {
+            domain: (*name).to_owned(),
+            wanted: match want {
+                Wanted::Level(level) => definition.levels.name(*level).to_owned(),
+                Wanted::AsBase => "base".to_owned(),
+                Wanted::Free => "any".to_owned(),
+            },
+            search: rate(domain.search),
+            confirm: rate(domain.confirm),
+            judged: rate(domain.judged),
+        })
+        .collect();
+    Ok(TargetOutput {
+        target: target.display(&names, &definition.levels).to_string(),
+        coefficients: point.as_ref().map(Point::to_f64).unwrap_or_default(),
+        point,
+        domains,
+        search_aggregate: answer.search_aggregate,
+        confirm_aggregate: answer.confirm_aggregate,
+        judged_aggregate: answer.judged_aggregate,
+        achieved: answer.achieved,
+    })
+}
+
+/// Draws the table of targets.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub(crate) fn write_table(best: &BestOutput, out: &mut dyn Write) -> io::Result<()> {
+    let judged = best.targets.iter().any(|target| target.judged_aggregate.is_some());
+    let mut headings = best.domains.clone();
+    headings.extend(best.coefficients.iter().cloned());
+    headings.push(best.aggregate.to_string());
+    if judged {
+        headings.push("judged".to_owned());
+    }
+    headings.push("achieved".to_owned());
+    let mut table = Table::new(headings);
+    let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
+    for target in &best.targets {
+        let mut row: Vec<String> = target
+            .domains
+            .iter()
+            .map(|domain| match domain.wanted.as_str() {
+                "any" => "any".to_owned(),
+                wanted => format!("{wanted} {}", rate_cell(domain.reported(best.reported_on))),
+            })
+            .collect();
+        row.extend((0..best.coefficients.len()).map(|index| {
+            target.point.as_ref().map_or_else(|| "–".to_owned(), |point| point.values()[index].to_string())
+        }));
+        row.push(number(target.reported_aggregate(best.reported_on)));
+        if judged {
+            row.push(number(target.judged_aggregate));
+        }
+        row.push(if target.achieved { "yes" } else { "no" }.to_owned());
+        table.row(row);
+    }
+    table.write(out)?;
+    let counts: Vec<u32> = best
+        .targets
+        .iter()
+        .flat_map(|target| &target.domains)
+        .filter_map(|domain| domain.reported(best.reported_on).map(|rate| rate.n))
+        .collect();
+    let n = match (counts.iter().min(), counts.iter().max()) {
+        (Some(least), Some(most)) if least == most => format!("n = {least}"),
+        (Some(least), Some(most)) => format!("n = {least} to {most}"),
+        _ => "not measured yet".to_owned(),
+    };
+    let set = match best.reported_on {
+        QuerySet::Confirm => "confirm queries, which no point was chosen by",
+        QuerySet::Search => "search queries, which points were chosen by (there are no confirm queries)",
+    };
+    writeln!(
+        out,
+        "{} of {} targets achieved (every domain's dominant level is the wanted one). \
+         Rates of the wanted level with 95 % intervals on the {set}; {n} per domain. {} points measured.",
+        best.achieved,
+        best.targets.len(),
+        best.points_measured
+    )
+}

@@ -1,0 +1,107 @@
+//! `avsweep demo`: the whole main job on the pocket family, in about a minute.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::run::{run_definition, store_flag};
+use super::{Outcome, best};
+use crate::arguments::{DemoArguments, Format};
+use crate::output;
+use crate::sweep_file;
+
+/// A file of the pocket family that is part of the program.
+struct PocketFile {
+    name: &'static str,
+    content: &'static [u8],
+}
+
+macro_rules! pocket_files {
+    ($($name:literal),+ $(,)?) => {
+        [$(PocketFile {
+            name: $name,
+            content: include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/pocket/", $name)),
+        }),+]
+    };
+}
+
+/// Model, vectors, queries and sweep files: enough to go on where the demo ends.
+const POCKET: [PocketFile; 14] = pocket_files![
+    "base/config.json",
+    "base/generation_config.json",
+    "base/model.safetensors",
+    "base/tokenizer.json",
+    "base/tokenizer_config.json",
+    "medical.safetensors",
+    "legal.safetensors",
+    "financial.safetensors",
+    "medical.jsonl",
+    "legal.jsonl",
+    "financial.jsonl",
+    "coarse.yaml",
+    "grid.yaml",
+    "MODEL_CARD.md",
+];
+
+/// `avsweep demo`
+pub(super) async fn run(arguments: &DemoArguments, format: Format) -> Result<Outcome> {
+    let folder = &arguments.folder;
+    unpack(folder)?;
+    output::note(format!(
+        "The pocket family: a 1M-parameter base and one alignment vector each for medicine, law and finance.\n\
+         Files and store are in {}.\n",
+        folder.display()
+    ));
+    let file = folder.join("coarse.yaml");
+    let store = folder.join("avsweep.db");
+    let loaded = sweep_file::load(&file)?;
+    let (outcome, best) = run_definition(&store, &loaded.definition, None).await?;
+    if outcome == Outcome::Interrupted {
+        return Ok(outcome);
+    }
+    output::print(format, &best, best::write_table)?;
+    print_next(folder, &store, &loaded.definition.name, &best);
+    Ok(outcome)
+}
+
+/// Writes the pocket family's files where they are absent or differ from what this program carries.
+fn unpack(folder: &Path) -> Result<()> {
+    for file in &POCKET {
+        let path = folder.join(file.name);
+        if std::fs::read(&path).is_ok_and(|content| content == file.content) {
+            continue;
+        }
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)
+                .with_context(|| format!("{}: cannot be made", parent.display()))?;
+        }
+        std::fs::write(&path, file.content)
+            .with_context(|| format!("{}: cannot be written", path.display()))?;
+    }
+    Ok(())
+}
+
+fn print_next(folder: &Path, store: &Path, name: &str, best: &best::BestOutput) {
+    let store = store_flag(store);
+    let example = best
+        .targets
+        .iter()
+        .find(|target| target.target == "medical=expert,legal=avoidance,financial=generic")
+        .or(best.targets.first());
+    let (target, point) = example.map_or((String::new(), String::new()), |answer| {
+        (
+            answer.target.clone(),
+            answer.point.as_ref().map_or_else(String::new, std::string::ToString::to_string),
+        )
+    });
+    output::note(format!(
+        "\nNext:\n\
+         \x20 one target          avsweep best {name} --target {target}{store}\n\
+         \x20 what it says there  avsweep sample {name} --point={point}{store}\n\
+         \x20 the picture         avsweep report {name}{store}\n\
+         \x20 the full grid       avsweep run {}{store}\n\
+         \x20 your own model      avsweep schema, and the sweep files in {} to start from",
+        folder.join("grid.yaml").display(),
+        folder.display(),
+    ));
+}

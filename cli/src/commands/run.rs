@@ -1,0 +1,258 @@
+//! `avsweep run`: a sweep file from start, or from where it stopped, to its end.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use avsweep_domain::{Aggregate, Coverage, JudgeProvider, SweepDefinition, WorkerId};
+use avsweep_proto::v1;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Outcome;
+use super::best::{self, BestOutput};
+use crate::arguments::{Format, RunArguments};
+use crate::embedded::{Session, explain};
+use crate::output::{self, SweepProgressBars, human_duration};
+use crate::sweep_file::{self, LoadedSweep};
+
+/// How long worker and judge may take to finish what they hold after Ctrl-C, before it is given back.
+pub(super) const DRAIN: Duration = Duration::from_secs(5);
+
+/// `avsweep run`
+pub(super) async fn run(store: &Path, arguments: &RunArguments, format: Format) -> Result<Outcome> {
+    let LoadedSweep { definition, unused_queries } = sweep_file::load(&arguments.sweep)?;
+    for (domain, unused) in unused_queries {
+        output::note(format!("note: {unused} queries of domain {domain} are not used"));
+    }
+    check_judge(&definition)?;
+    if arguments.check {
+        output::note(format!("{}: fine", arguments.sweep.display()));
+        return Ok(Outcome::Done);
+    }
+    let (outcome, best) = run_definition(store, &definition, arguments.threads).await?;
+    if outcome != Outcome::Interrupted {
+        output::print(format, &best, best::write_table)?;
+        output::note(format!(
+            "\nNext:\n  avsweep best {name} --target {target}{store}\n  avsweep report {name}{store}",
+            name = definition.name,
+            target = best.targets.first().map_or("TARGET", |target| &target.target),
+            store = store_flag(store),
+        ));
+    }
+    Ok(outcome)
+}
+
+/// `--store FILE` where the default would not find the store.
+pub(super) fn store_flag(store: &Path) -> String {
+    if store == Path::new("avsweep.db") { String::new() } else { format!(" --store {}", store.display()) }
+}
+
+/// A judge that cannot work is an error before any model work.
+fn check_judge(definition: &SweepDefinition) -> Result<()> {
+    if definition.evaluation.generation != Coverage::None {
+        avsweep_judge::Judge::new(&definition.judge, &definition.levels)?;
+    }
+    Ok(())
+}
+
+/// Runs a definition until it is done or the user interrupts; the table of all targets comes with it.
+pub(super) async fn run_definition(
+    store: &Path,
+    definition: &SweepDefinition,
+    threads: Option<u16>,
+) -> Result<(Outcome, BestOutput)> {
+    let session = Session::work(store).await?;
+    let created = session
+        .sweeps()
+        .create_sweep(v1::CreateSweepRequest { definition: Some(definition.into()) })
+        .await
+        .map_err(explain)?
+        .into_inner();
+    if created.state() == v1::SweepState::Cancelled {
+        bail!("sweep '{}' was cancelled; give the file another name to run it anew", definition.name);
+    }
+    if !created.created {
+        output::note(format!("sweep '{}' is there already: going on with it", definition.name));
+    }
+    let (before, _) = session.sweep(&created.sweep.to_string()).await?;
+    let crew = Crew::start(&session, threads, judge_concurrency(definition))?;
+    let started = Instant::now();
+    let watched = watch(&session, created.sweep, &crew).await;
+    let wall = started.elapsed();
+    crew.stop().await;
+    let progress = watched?;
+    let done = progress.state() == v1::SweepState::Done;
+    print_shares(&before, &progress, wall);
+    let best = best::answers(&session, created.sweep, definition, Vec::new(), Aggregate::Min, None).await?;
+    session.close().await;
+    let parked: u64 = progress.rungs.iter().map(|rung| rung.parked).sum();
+    if !done {
+        output::note(format!(
+            "stopped after {} of {} points; the same command goes on from there",
+            progress.points_done,
+            progress.points_planned.unwrap_or(progress.points_done)
+        ));
+        return Ok((Outcome::Interrupted, best));
+    }
+    if parked > 0 {
+        output::note(format!(
+            "{parked} jobs failed for good; 'avsweep sweep show {}{}' says why",
+            definition.name,
+            store_flag(store)
+        ));
+        return Ok((Outcome::DoneWithFailures, best));
+    }
+    Ok((Outcome::Done, best))
+}
+
+fn judge_concurrency(definition: &SweepDefinition) -> u32 {
+    match definition.judge.provider {
+        JudgeProvider::Reference { .. } => 1,
+        JudgeProvider::Openai { concurrency, .. } => concurrency,
+    }
+}
+
+/// The worker and the judge of this process.
+pub(super) struct Crew {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    failed: tokio::sync::watch::Receiver<Option<String>>,
+}
+
+impl Crew {
+    /// Starts both.
+    ///
+    /// # Errors
+    /// When the engine's threads cannot be started.
+    pub(super) fn start(session: &Session, threads: Option<u16>, judge_concurrency: u32) -> Result<Self> {
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (tell, failed) = tokio::sync::watch::channel(None);
+        let worker = avsweep_worker::Worker::new(
+            session.channel(),
+            avsweep_worker::WorkerOptions {
+                threads: threads.map(usize::from),
+                drain: DRAIN,
+                ..avsweep_worker::WorkerOptions::default()
+            },
+        )?;
+        let (stop_worker, tell_worker) = (stop.clone(), tell.clone());
+        tasks.spawn(async move {
+            if let Err(error) = worker.run(stop_worker).await {
+                let error = anyhow::Error::from(error);
+                tell_worker.send_replace(Some(format!("the worker ended: {error:#}")));
+            }
+        });
+        let options = avsweep_judge::LoopOptions {
+            drain: DRAIN,
+            max_jobs: judge_concurrency.clamp(1, 16),
+            ..avsweep_judge::LoopOptions::new(WorkerId(format!("judge-{}", std::process::id())))
+        };
+        let judging = avsweep_judge::run(session.channel(), options, stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = judging.await {
+                let error = anyhow::Error::from(error);
+                tell.send_replace(Some(format!("the judge ended: {error:#}")));
+            }
+        });
+        Ok(Self { stop, tasks, failed })
+    }
+
+    /// Waits until one of them ends by itself.
+    pub(super) async fn failure(&self) -> String {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // Both tasks are gone without a failure: only possible after `stop`.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Lets both finish or give back what they hold.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(DRAIN + Duration::from_secs(2), self.tasks.wait()).await;
+    }
+}
+
+/// Shows progress until the sweep is done or the user interrupts; the last progress seen.
+async fn watch(session: &Session, sweep: i64, crew: &Crew) -> Result<v1::SweepProgress> {
+    let request = || v1::WatchSweepRequest { sweep: sweep.to_string() };
+    let mut stream = session.sweeps().watch_sweep(request()).await.map_err(explain)?.into_inner();
+    let mut bars = SweepProgressBars::new();
+    let interrupted = interruption();
+    tokio::pin!(interrupted);
+    let mut last = None;
+    let ended = loop {
+        tokio::select! {
+            message = stream.message() => match message.map_err(explain)? {
+                Some(update) => {
+                    let progress = update.progress.context("an update without progress")?;
+                    bars.update(&progress);
+                    let over = matches!(progress.state(), v1::SweepState::Done | v1::SweepState::Cancelled);
+                    last = Some(progress);
+                    if over {
+                        break Ok(());
+                    }
+                }
+                None => break Ok(()),
+            },
+            reason = crew.failure() => break Err(anyhow::anyhow!(reason)),
+            () = &mut interrupted => {
+                output::note("stopping: finishing what is in flight (again to stop at once)");
+                break Ok(());
+            }
+        }
+    };
+    bars.finish();
+    ended?;
+    last.context("the sweep gave no progress")
+}
+
+/// Resolves at the first Ctrl-C or SIGTERM; the second ends the process at once.
+async fn interruption() {
+    wait_for_signal().await;
+    tokio::spawn(async {
+        wait_for_signal().await;
+        std::process::exit(130);
+    });
+}
+
+async fn wait_for_signal() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = interrupt => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = interrupt.await;
+}
+
+/// Where the wall time went: the engine, and everything around it.
+fn print_shares(before: &v1::SweepProgress, after: &v1::SweepProgress, wall: Duration) {
+    let spent =
+        |of: fn(&v1::SweepProgress) -> u64| Duration::from_micros(of(after).saturating_sub(of(before)));
+    let (load, merge, evaluate) =
+        (spent(|p| p.load_micros), spent(|p| p.merge_micros), spent(|p| p.evaluate_micros));
+    let points = after.points_done.saturating_sub(before.points_done);
+    let share = |part: Duration| 100.0 * part.as_secs_f64() / wall.as_secs_f64().max(1e-9);
+    let engine = load + merge + evaluate;
+    output::note(format!(
+        "{points} points in {} ({:.1} points/s): engine {:.1} % of the wall time (load {:.1} %, merge {:.1} %, \
+         evaluate {:.1} %), orchestration {:.1} %",
+        human_duration(wall),
+        points as f64 / wall.as_secs_f64().max(1e-9),
+        share(engine).min(100.0),
+        share(load),
+        share(merge),
+        share(evaluate),
+        (100.0 - share(engine)).max(0.0),
+    ));
+}

@@ -1,0 +1,270 @@
+//! `avsweep sweep ls|show`
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use avsweep_domain::{Coverage, JudgeProvider, SweepDefinition};
+use avsweep_proto::v1;
+use serde::Serialize;
+
+use crate::arguments::Format;
+use crate::embedded::Session;
+use crate::output::{self, Table, human_duration};
+
+#[derive(Serialize)]
+struct SweepOutput {
+    number: i64,
+    name: String,
+    state: String,
+    strategy: String,
+    fingerprint: String,
+    created_at: i64,
+    points_planned: Option<u64>,
+    points_done: u64,
+    results: u64,
+    duplicate_results: u64,
+    load_seconds: f64,
+    merge_seconds: f64,
+    evaluate_seconds: f64,
+    jobs: Vec<RungOutput>,
+}
+
+#[derive(Serialize)]
+struct RungOutput {
+    rung: String,
+    ready: u64,
+    leased: u64,
+    done: u64,
+    parked: u64,
+}
+
+#[derive(Serialize)]
+struct ShowOutput {
+    #[serde(flatten)]
+    progress: SweepOutput,
+    definition: SweepDefinition,
+    failed_jobs: Vec<FailedJobOutput>,
+}
+
+#[derive(Serialize)]
+struct FailedJobOutput {
+    job: i64,
+    rung: String,
+    point: String,
+    queries: u32,
+    lost: u32,
+    errors: u32,
+    last_error: String,
+}
+
+/// `avsweep sweep ls`
+pub(super) async fn list(store: &Path, format: Format) -> Result<()> {
+    let session = Session::read(store).await?;
+    let response =
+        session.sweeps().list_sweeps(v1::ListSweepsRequest {}).await.map_err(crate::embedded::explain)?;
+    let sweeps: Vec<_> = response.into_inner().sweeps.into_iter().map(summarise).collect();
+    output::print(format, &sweeps, |sweeps, out| {
+        let mut table = Table::new(["#", "sweep", "state", "strategy", "points", "results", "failed jobs"]);
+        for sweep in sweeps {
+            table.row([
+                sweep.number.to_string(),
+                sweep.name.clone(),
+                sweep.state.clone(),
+                sweep.strategy.clone(),
+                points(sweep),
+                sweep.results.to_string(),
+                sweep.jobs.iter().map(|rung| rung.parked).sum::<u64>().to_string(),
+            ]);
+        }
+        table.write(out)
+    })
+}
+
+/// `avsweep sweep show`
+pub(super) async fn show(store: &Path, sweep: &str, format: Format) -> Result<()> {
+    let session = Session::read(store).await?;
+    let (progress, definition) = session.sweep(sweep).await?;
+    let failed = session
+        .sweeps()
+        .list_failed_jobs(v1::ListFailedJobsRequest { sweep: progress.sweep.to_string() })
+        .await
+        .map_err(crate::embedded::explain)?
+        .into_inner()
+        .jobs;
+    let failed_jobs = failed
+        .into_iter()
+        .map(|job| {
+            Ok(FailedJobOutput {
+                rung: rung_name(job.rung()),
+                point: job
+                    .point
+                    .map(avsweep_domain::Point::try_from)
+                    .transpose()?
+                    .map_or_else(String::new, |point| point.to_string()),
+                job: job.job,
+                queries: job.queries,
+                lost: job.lost,
+                errors: job.errors,
+                last_error: job.last_error,
+            })
+        })
+        .collect::<Result<_>>()?;
+    let shown = ShowOutput { progress: summarise(progress), definition, failed_jobs };
+    output::print(format, &shown, |shown, out| {
+        facts(shown).write(out)?;
+        writeln!(out)?;
+        coefficients(&shown.definition).write(out)?;
+        writeln!(out)?;
+        let mut jobs = Table::new(["jobs", "ready", "leased", "done", "failed"]);
+        for rung in &shown.progress.jobs {
+            jobs.row([
+                rung.rung.clone(),
+                rung.ready.to_string(),
+                rung.leased.to_string(),
+                rung.done.to_string(),
+                rung.parked.to_string(),
+            ]);
+        }
+        jobs.write(out)?;
+        if !shown.failed_jobs.is_empty() {
+            writeln!(out, "\nJobs that failed for good")?;
+            let mut table = Table::new(["job", "rung", "point", "lost", "errors", "last error"]);
+            for job in &shown.failed_jobs {
+                table.row([
+                    job.job.to_string(),
+                    job.rung.clone(),
+                    job.point.clone(),
+                    job.lost.to_string(),
+                    job.errors.to_string(),
+                    job.last_error.clone(),
+                ]);
+            }
+            table.write(out)?;
+        }
+        Ok(())
+    })
+}
+
+fn facts(shown: &ShowOutput) -> Table {
+    let (progress, definition) = (&shown.progress, &shown.definition);
+    let mut table = Table::new(["sweep", &progress.name]);
+    let mut fact = |name: &str, value: String| table.row([name.to_owned(), value]);
+    fact("number", progress.number.to_string());
+    fact("state", progress.state.clone());
+    fact("base", format!("{} ({})", definition.model.path, definition.model.dtype.as_str()));
+    fact("strategy", progress.strategy.clone());
+    fact("points", points(progress));
+    fact("levels", definition.levels.names().join(" < "));
+    for domain in &definition.domains {
+        fact(
+            &format!("domain {}", domain.name),
+            format!("{} search and {} confirm queries", domain.search.len(), domain.confirm.len()),
+        );
+    }
+    fact("likelihood", coverage(definition.evaluation.likelihood));
+    fact("generation", coverage(definition.evaluation.generation));
+    fact(
+        "judge",
+        match &definition.judge.provider {
+            JudgeProvider::Reference { threshold } => format!("reference (threshold {threshold})"),
+            JudgeProvider::Openai { base_url, model, .. } => format!("{model} at {base_url}"),
+        },
+    );
+    fact("results", format!("{} ({} evaluated twice)", progress.results, progress.duplicate_results));
+    let spent = |seconds: f64| human_duration(Duration::from_secs_f64(seconds));
+    fact(
+        "worker time",
+        format!(
+            "load {}, merge {}, evaluate {}",
+            spent(progress.load_seconds),
+            spent(progress.merge_seconds),
+            spent(progress.evaluate_seconds)
+        ),
+    );
+    table
+}
+
+fn coefficients(definition: &SweepDefinition) -> Table {
+    let mut table = Table::new(["coefficient", "vector", "tensors", "from", "to", "step"]);
+    for coefficient in definition.space.coefficients() {
+        table.row([
+            coefficient.name.clone(),
+            definition.vectors.get(coefficient.vector).map_or_else(String::new, |vector| vector.name.clone()),
+            coefficient.tensors.as_ref().map_or_else(|| "all".to_owned(), |patterns| patterns.join(" ")),
+            coefficient.range.min().to_string(),
+            coefficient.range.max().to_string(),
+            coefficient.range.step().to_string(),
+        ]);
+    }
+    table
+}
+
+fn coverage(coverage: Coverage) -> String {
+    match coverage {
+        Coverage::None => "nowhere",
+        Coverage::Finalists => "at the finalists",
+        Coverage::All => "everywhere",
+    }
+    .to_owned()
+}
+
+fn points(sweep: &SweepOutput) -> String {
+    match sweep.points_planned {
+        Some(planned) => format!("{} of {planned}", sweep.points_done),
+        None => sweep.points_done.to_string(),
+    }
+}
+
+fn rung_name(rung: v1::Rung) -> String {
+    avsweep_domain::Rung::try_from(rung).map_or_else(|_| "unknown".to_owned(), |rung| rung.to_string())
+}
+
+fn summarise(progress: v1::SweepProgress) -> SweepOutput {
+    let seconds = |micros: u64| Duration::from_micros(micros).as_secs_f64();
+    SweepOutput {
+        number: progress.sweep,
+        state: avsweep_domain::SweepState::try_from(progress.state())
+            .map_or_else(|_| "unknown".to_owned(), |state| state.to_string()),
+        strategy: progress.strategy.clone(),
+        fingerprint: avsweep_domain::Fingerprint::from_bytes(
+            progress.fingerprint.as_slice().try_into().unwrap_or_default(),
+        )
+        .short(),
+        created_at: progress.created_at,
+        points_planned: progress.points_planned,
+        points_done: progress.points_done,
+        results: progress.results,
+        duplicate_results: progress.duplicate_results,
+        load_seconds: seconds(progress.load_micros),
+        merge_seconds: seconds(progress.merge_micros),
+        evaluate_seconds: seconds(progress.evaluate_micros),
+        jobs: progress
+            .rungs
+            .iter()
+            .map(|rung| RungOutput {
+                rung: rung_name(rung.rung()),
+                ready: rung.ready,
+                leased: rung.leased,
+                done: rung.done,
+                parked: rung.parked,
+            })
+            .collect(),
+        name: progress.name,
+    }
+}
+
+/// The ordinals of a few queries per domain of the reported set, for looks at the model.
+pub(super) fn example_ordinals(definition: &SweepDefinition, per_domain: usize) -> Vec<u32> {
+    let set = definition.reported_set();
+    let mut taken = vec![0usize; definition.domains.len()];
+    definition
+        .queries()
+        .filter(|entry| entry.set == set)
+        .filter(|entry| {
+            taken[entry.domain] += 1;
+            taken[entry.domain] <= per_domain
+        })
+        .map(|entry| entry.ordinal)
+        .collect()
+}

@@ -1,0 +1,50 @@
+//! What people and programs see: data on stdout, everything else on stderr.
+
+mod progress;
+mod table;
+
+use std::io::{self, IsTerminal as _, Write};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+pub(crate) use progress::{SweepProgressBars, human_duration, stderr_beside_progress};
+pub(crate) use table::{Table, rate_cell};
+
+use crate::arguments::Format;
+
+/// Prints a value as JSON, or lets `table` draw it.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub(crate) fn print<T: Serialize>(
+    format: Format,
+    value: &T,
+    table: impl FnOnce(&T, &mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    let stdout = io::stdout();
+    let mut out = io::BufWriter::new(stdout.lock());
+    match format {
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from).context("stdout")?;
+            writeln!(out).context("stdout")?;
+        }
+        Format::Table => table(value, &mut out).context("stdout")?,
+    }
+    out.flush().context("stdout")
+}
+
+/// Prints an error with its causes, one a line, on stderr.
+pub(crate) fn print_error(error: &anyhow::Error) {
+    let label = if io::stderr().is_terminal() { "\x1b[1;31merror\x1b[0m" } else { "error" };
+    let mut lines = error.chain().map(ToString::to_string);
+    eprintln!("{label}: {}", lines.next().unwrap_or_default());
+    for line in lines {
+        eprintln!("  because: {line}");
+    }
+}
+
+/// Prints a note for people on stderr.
+pub(crate) fn note(text: impl std::fmt::Display) {
+    progress::print_line(&text.to_string());
+}

@@ -1,0 +1,56 @@
+//! Tables that fit a terminal.
+
+use std::io::{self, Write};
+
+use avsweep_domain::LevelRate;
+use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, TableStyle};
+
+/// One line under the headings and none else: 27 rows fit a screen.
+const RULED: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+
+/// A table of text cells; numbers stand to the right.
+pub(crate) struct Table {
+    inner: comfy_table::Table,
+}
+
+impl Table {
+    /// A table with these headings.
+    pub(crate) fn new<S: ToString>(headings: impl IntoIterator<Item = S>) -> Self {
+        let mut inner = comfy_table::Table::new();
+        inner
+            .load_style(RULED)
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_header(headings.into_iter().map(|heading| Cell::new(heading.to_string())));
+        // Piped into a file there is no width to fit.
+        if inner.width().is_none() {
+            inner.set_content_arrangement(ContentArrangement::Disabled);
+        }
+        Self { inner }
+    }
+
+    /// Adds a row.
+    pub(crate) fn row<S: ToString>(&mut self, cells: impl IntoIterator<Item = S>) {
+        self.inner.add_row(cells.into_iter().map(|cell| {
+            let text = cell.to_string();
+            let number = text.trim_start_matches('-').starts_with(|first: char| first.is_ascii_digit());
+            let aligned = if number { CellAlignment::Right } else { CellAlignment::Left };
+            Cell::new(text).set_alignment(aligned)
+        }));
+    }
+
+    /// Writes the table.
+    pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        for line in self.inner.lines() {
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// `0.95 [0.76, 0.99]`
+pub(crate) fn rate_cell(rate: Option<&LevelRate>) -> String {
+    rate.map_or_else(
+        || "–".to_owned(),
+        |rate| format!("{:.2} [{:.2}, {:.2}]", rate.rate, rate.interval.low, rate.interval.high),
+    )
+}

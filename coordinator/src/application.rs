@@ -1,0 +1,8 @@
+//! The use cases: one method each, in domain and store types.
+
+pub(crate) mod answering;
+pub(crate) mod history;
+pub(crate) mod leasing;
+pub(crate) mod progress;
+pub(crate) mod sampling;
+pub(crate) mod sweeps;

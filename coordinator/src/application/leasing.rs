@@ -1,0 +1,187 @@
+//! Leases: handing out jobs and taking their results.
+
+use std::time::Duration;
+
+use avsweep_domain::{Rung, WorkerId};
+use avsweep_store::{JobResults, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, Report};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
+
+use crate::{Coordinator, CoordinatorError};
+
+/// A worker's wish for jobs.
+#[derive(Clone, Debug)]
+pub(crate) struct LeaseWish {
+    pub(crate) worker: WorkerId,
+    pub(crate) rungs: Vec<Rung>,
+    pub(crate) max_jobs: u32,
+    pub(crate) wait: Duration,
+}
+
+/// Texts of one answer's judgement jobs, in bytes: half of what a message may have.
+const ANSWER_BYTES: usize = avsweep_proto::MAX_MESSAGE_BYTES / 2;
+
+/// How many of the jobs fit into one answer; at least one.
+///
+/// An answer that is too large to send would leave its jobs leased to a worker that never heard of them.
+fn fitting(jobs: &[LeasedJob], limit: usize) -> usize {
+    let mut bytes = 0;
+    let fit = jobs.iter().take_while(|job| {
+        bytes += job.responses.iter().map(|response| response.text.len()).sum::<usize>();
+        bytes <= limit
+    });
+    fit.count().max(1).min(jobs.len())
+}
+
+impl Coordinator {
+    /// Leases jobs; waits for the first one for as long as the worker and the settings allow.
+    pub(crate) async fn lease(&self, wish: &LeaseWish) -> Result<Vec<LeasedJob>, CoordinatorError> {
+        let deadline = Instant::now() + wish.wait.min(self.settings.max_wait);
+        let mut waiting = None;
+        let mut look = true;
+        loop {
+            if self.stopping.is_cancelled() {
+                return Err(CoordinatorError::ShuttingDown);
+            }
+            // Before looking, so that jobs that become ready in between wake us.
+            let mut more = std::pin::pin!(self.signals.next_jobs());
+            more.as_mut().enable();
+            if look {
+                let jobs = self.claim(wish).await?;
+                if !jobs.is_empty() {
+                    self.signals.changed();
+                    return Ok(jobs);
+                }
+                if waiting.is_none() {
+                    // An idle worker is what the planner works for.
+                    waiting = Some(self.signals.waiting(&wish.rungs));
+                    self.signals.wake_planner();
+                }
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(Vec::new());
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => {}
+                () = more => look = true,
+                () = sleep_until(deadline.min(now + self.settings.wait_poll_interval)) => {
+                    // Reading is cheaper than claiming, which takes the store's write lock.
+                    look = self.store.ready_jobs(&wish.rungs).await? > 0;
+                }
+            }
+        }
+    }
+
+    async fn claim(&self, wish: &LeaseWish) -> Result<Vec<LeasedJob>, CoordinatorError> {
+        let claim = LeaseClaim {
+            worker: wish.worker.clone(),
+            rungs: wish.rungs.clone(),
+            max_jobs: wish.max_jobs.min(self.settings.max_jobs_per_lease),
+            duration: self.settings.lease_duration,
+            token: self.tokens.draw(),
+        };
+        let mut jobs = self.store.lease(&claim, self.clock.now()).await?;
+        let surplus: Vec<LeaseRef> =
+            jobs.drain(fitting(&jobs, ANSWER_BYTES)..).map(|job| job.lease.reference).collect();
+        if !surplus.is_empty() {
+            self.store.release(&surplus, self.clock.now()).await?;
+        }
+        if !jobs.is_empty() {
+            debug!(worker = %wish.worker, jobs = jobs.len(), rung = %jobs[0].rung, "jobs leased");
+        }
+        Ok(jobs)
+    }
+
+    /// Extends leases from now.
+    pub(crate) async fn renew(&self, leases: &[LeaseRef]) -> Result<Vec<LeaseStatus>, CoordinatorError> {
+        Ok(self.store.renew(leases, self.settings.lease_duration, self.clock.now()).await?)
+    }
+
+    /// Stores results under a lease.
+    pub(crate) async fn report(
+        &self,
+        worker: &WorkerId,
+        report: &Report,
+    ) -> Result<LeaseStatus, CoordinatorError> {
+        let status = self.store.report(report, self.clock.now()).await?;
+        match status {
+            LeaseStatus::Held => {
+                self.signals.changed();
+                if report.finished {
+                    self.signals.job_closed(match report.results {
+                        JobResults::Scores(_) => Rung::Likelihood,
+                        JobResults::Responses(_) => Rung::Generation,
+                        JobResults::Verdicts(_) => Rung::Judgement,
+                    });
+                }
+            }
+            LeaseStatus::Lost => {
+                debug!(%worker, job = %report.lease.job, attempt = report.lease.attempt, "report from a lost lease");
+            }
+        }
+        Ok(status)
+    }
+
+    /// Gives jobs back unfinished and uncounted.
+    pub(crate) async fn release(
+        &self,
+        worker: &WorkerId,
+        leases: &[LeaseRef],
+    ) -> Result<(), CoordinatorError> {
+        self.store.release(leases, self.clock.now()).await?;
+        debug!(%worker, jobs = leases.len(), "jobs given back");
+        self.signals.changed();
+        self.signals.jobs_ready();
+        Ok(())
+    }
+
+    /// Counts a failed evaluation.
+    pub(crate) async fn fail(
+        &self,
+        worker: &WorkerId,
+        lease: &LeaseRef,
+        error: &str,
+    ) -> Result<LeaseStatus, CoordinatorError> {
+        let limits = self.settings.failure_limits;
+        let status = self.store.fail(lease, error, limits, self.clock.now()).await?;
+        if status == LeaseStatus::Held {
+            warn!(%worker, job = %lease.job, attempt = lease.attempt, error, "evaluation failed");
+            self.signals.changed();
+            // Ready again, or parked and perhaps the last open job.
+            self.signals.jobs_ready();
+            self.signals.wake_planner();
+        }
+        Ok(status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use avsweep_domain::{Fingerprint, FinishReason, JobId, LeaseToken, Point, Response, SweepId};
+    use avsweep_store::{Lease, Timestamp};
+
+    use super::*;
+
+    fn judgement(bytes: usize) -> LeasedJob {
+        let reference = LeaseRef { job: JobId(1), attempt: 1, token: LeaseToken::from_bytes([0; 16]) };
+        LeasedJob {
+            lease: Lease { reference, expires: Timestamp(0) },
+            sweep: SweepId(1),
+            sweep_fingerprint: Fingerprint::of(b"sweep"),
+            rung: Rung::Judgement,
+            point: Point::origin(1),
+            ordinals: vec![0],
+            responses: vec![Response { text: "x".repeat(bytes), tokens: 1, finish: FinishReason::Stop }],
+        }
+    }
+
+    #[test]
+    fn an_answer_holds_what_fits_and_at_least_one_job() {
+        let jobs = [judgement(40), judgement(60), judgement(1)];
+        assert_eq!(fitting(&jobs, 1000), 3);
+        assert_eq!(fitting(&jobs, 100), 2);
+        assert_eq!(fitting(&jobs, 39), 1);
+        assert_eq!(fitting(&[], 39), 0);
+    }
+}

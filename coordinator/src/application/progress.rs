@@ -1,0 +1,134 @@
+//! How far a sweep has come.
+
+use avsweep_domain::{Coverage, SweepDefinition, SweepId, SweepState};
+use avsweep_search::strategy::planned_points;
+use avsweep_store::{RungCounts, SweepRecord, SweepTotals};
+use futures::stream::{self, Stream};
+use tokio::time::{Instant, sleep_until};
+
+use crate::planner::jobs::jobs_at;
+use crate::{Coordinator, CoordinatorError};
+
+/// A sweep with its sums.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The sweep.
+    pub record: SweepRecord,
+    /// Its sums.
+    pub totals: SweepTotals,
+    /// Points that the strategy will visit in all, where it knows.
+    pub points_planned: Option<u64>,
+    /// Points whose every search query is done.
+    pub points_done: u64,
+}
+
+impl Progress {
+    /// Whether a watcher would see a difference.
+    fn differs(&self, other: &Self) -> bool {
+        self.record.state != other.record.state || self.totals != other.totals
+    }
+}
+
+/// Points whose every search query is done, from job counts alone.
+///
+/// Exact while the strategy runs and each point is one job. Later the finalists' jobs on the confirm queries are among
+/// the done ones, so the count is held at the planned points less the parked jobs.
+fn points_done(definition: &SweepDefinition, totals: &SweepTotals, max_queries_per_job: u32) -> u64 {
+    let first: RungCounts = match definition.evaluation.likelihood {
+        Coverage::None => totals.generation,
+        Coverage::Finalists | Coverage::All => totals.likelihood,
+    };
+    let per_point = jobs_at(definition, max_queries_per_job).first_rung_jobs();
+    let most = planned_points(definition).unwrap_or(totals.points);
+    (first.done / per_point).min(most.saturating_sub(first.parked.div_ceil(per_point)))
+}
+
+impl Coordinator {
+    /// A sweep's progress.
+    pub(crate) async fn progress_of(&self, record: SweepRecord) -> Result<Progress, CoordinatorError> {
+        let totals = self.store.totals(record.id).await?;
+        let points_planned = planned_points(&record.definition);
+        let points_done = points_done(&record.definition, &totals, self.settings.max_queries_per_job);
+        Ok(Progress { record, totals, points_planned, points_done })
+    }
+
+    /// A sweep's progress, by name or number.
+    pub(crate) async fn progress(&self, sweep: &str) -> Result<Progress, CoordinatorError> {
+        let record = self.store.find_sweep(sweep).await?;
+        self.progress_of(record).await
+    }
+
+    /// Every sweep's progress, newest first.
+    pub(crate) async fn all_progress(&self) -> Result<Vec<Progress>, CoordinatorError> {
+        let mut all = Vec::new();
+        for record in self.store.sweeps().await? {
+            all.push(self.progress_of(record).await?);
+        }
+        Ok(all)
+    }
+
+    async fn progress_by_id(&self, id: SweepId) -> Result<Progress, CoordinatorError> {
+        let record = self.store.sweep(id).await?;
+        self.progress_of(record).await
+    }
+
+    /// Progress now and after changes, until the sweep is done or cancelled.
+    pub(crate) fn watch(
+        self: std::sync::Arc<Self>,
+        first: Progress,
+    ) -> impl Stream<Item = Result<Progress, CoordinatorError>> + Send + 'static {
+        let watcher = Watcher { coordinator: self, shown: None, upcoming: Some(first), seen: 0 };
+        stream::unfold(watcher, async |mut watcher| {
+            let item = watcher.next().await?;
+            Some((item, watcher))
+        })
+    }
+}
+
+struct Watcher {
+    coordinator: std::sync::Arc<Coordinator>,
+    shown: Option<Progress>,
+    upcoming: Option<Progress>,
+    /// The change count when the store was last read.
+    seen: u64,
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Option<Result<Progress, CoordinatorError>> {
+        if let Some(first) = self.upcoming.take() {
+            self.shown = Some(first.clone());
+            return Some(Ok(first));
+        }
+        let shown = self.shown.as_ref()?;
+        if matches!(shown.record.state, SweepState::Done | SweepState::Cancelled) {
+            return None;
+        }
+        let coordinator = &self.coordinator;
+        loop {
+            // Another coordinator's changes do not count here; they show up within the slower interval.
+            let slow = Instant::now() + coordinator.settings.planner_interval;
+            loop {
+                let soon = Instant::now() + coordinator.settings.watch_interval;
+                tokio::select! {
+                    () = coordinator.stopping.cancelled() => return None,
+                    () = sleep_until(soon) => {}
+                }
+                if coordinator.signals.changes() != self.seen || Instant::now() >= slow {
+                    break;
+                }
+            }
+            self.seen = coordinator.signals.changes();
+            match coordinator.progress_by_id(shown.record.id).await {
+                Ok(progress) if progress.differs(shown) => {
+                    self.shown = Some(progress.clone());
+                    return Some(Ok(progress));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.shown = None;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The services inside one process: the same gRPC, over pipes in memory instead of sockets.
+
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{DuplexStream, duplex};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use crate::Coordinator;
+
+/// Bytes that one direction of a connection holds before its writer waits.
+const PIPE_BYTES: usize = 1 << 20;
+/// Connections that may wait to be accepted.
+const BACKLOG: usize = 16;
+
+/// The coordinator's services, served to this process alone.
+#[derive(Debug)]
+pub struct InProcessServer {
+    connections: mpsc::Sender<DuplexStream>,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl InProcessServer {
+    /// Serves until the token is cancelled and every open connection has ended.
+    pub async fn start(coordinator: Arc<Coordinator>, cancel: CancellationToken) -> Self {
+        let (connections, incoming) = mpsc::channel::<DuplexStream>(BACKLOG);
+        let incoming = tokio_stream::StreamExt::map(ReceiverStream::new(incoming), Ok::<_, std::io::Error>);
+        let router = coordinator.router().await;
+        let server = tokio::spawn(async move {
+            router.serve_with_incoming_shutdown(incoming, cancel.cancelled_owned()).await
+        });
+        Self { connections, server }
+    }
+
+    /// A new connection, made when it is first used; clones of the channel share it.
+    pub fn channel(&self) -> Channel {
+        let connections = self.connections.clone();
+        let connector = service_fn(move |_: Uri| {
+            let connections = connections.clone();
+            async move {
+                let (client, server) = duplex(PIPE_BYTES);
+                connections.send(server).await.map_err(|_| {
+                    std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "the coordinator has stopped")
+                })?;
+                Ok::<_, std::io::Error>(TokioIo::new(client))
+            }
+        });
+        Endpoint::from_static("http://in-process").connect_with_connector_lazy(connector)
+    }
+
+    /// Waits for the server's end; cancel its token and drop the channels first.
+    ///
+    /// # Errors
+    /// When the server failed.
+    ///
+    /// # Panics
+    /// When the server did.
+    pub async fn finished(self) -> Result<(), tonic::transport::Error> {
+        drop(self.connections);
+        match self.server.await {
+            Ok(result) => result,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}

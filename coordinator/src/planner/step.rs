@@ -1,0 +1,80 @@
+//! The planner's decision: what comes next for a sweep, as a function of its sums.
+
+use avsweep_domain::{Coverage, SweepDefinition};
+use avsweep_store::{RungCounts, SweepTotals};
+
+use super::jobs::has_finalist_jobs;
+
+/// What the planner knows of a sweep without looking at any result.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    /// The sweep's sums.
+    pub totals: SweepTotals,
+    /// Where the strategy stands.
+    pub strategy: StrategyState,
+    /// Finalists were chosen from the history as it is now, and their jobs planned.
+    pub finalists_settled: bool,
+    /// The store was just asked for generation jobs without a judgement job and has none.
+    pub judgements_settled: bool,
+}
+
+/// Where a sweep's strategy stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StrategyState {
+    /// It may have more points.
+    Open,
+    /// It wants more results first.
+    Waiting,
+    /// It has nothing more to propose.
+    Finished,
+}
+
+/// What comes next for a running sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Plan judgements of what was generated.
+    Judge,
+    /// Ask the strategy for points and plan them.
+    Propose,
+    /// Choose the finalists of all targets and plan what they get.
+    PlanFinalists,
+    /// Everything is done or parked: so is the sweep.
+    Finish,
+    /// Nothing, until workers have done more.
+    Wait,
+}
+
+/// The next step of a running sweep. `low_water`: jobs that should wait for workers while the strategy has points.
+///
+/// Every step but `Wait` and `Finish` changes what the next snapshot says, so steps taken one after the other end.
+pub fn plan_step(definition: &SweepDefinition, snapshot: &Snapshot, low_water: u64) -> Step {
+    let totals = &snapshot.totals;
+    // Each judgement job stands for one generation job that is done.
+    if totals.generation.done > all(&totals.judgement) && !snapshot.judgements_settled {
+        return Step::Judge;
+    }
+    let first_rung = match definition.evaluation.likelihood {
+        Coverage::None => &totals.generation,
+        Coverage::Finalists | Coverage::All => &totals.likelihood,
+    };
+    match snapshot.strategy {
+        StrategyState::Open if first_rung.ready < low_water.max(1) => return Step::Propose,
+        StrategyState::Open | StrategyState::Waiting => return Step::Wait,
+        StrategyState::Finished => {}
+    }
+    // Finalists' own likelihood jobs are on other queries than they are chosen by: choosing again when those are
+    // closed finds the same points, and the sweep finishes.
+    let chosen_by_likelihood = definition.evaluation.likelihood == Coverage::All;
+    if chosen_by_likelihood && !snapshot.finalists_settled && has_finalist_jobs(definition) {
+        return if totals.likelihood.open() == 0 { Step::PlanFinalists } else { Step::Wait };
+    }
+    let open = totals.likelihood.open() + totals.generation.open() + totals.judgement.open();
+    if open == 0 { Step::Finish } else { Step::Wait }
+}
+
+fn all(counts: &RungCounts) -> u64 {
+    counts.open() + counts.done + counts.parked
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! What the store and the use cases return, as messages.
+
+use std::time::Duration;
+
+use avsweep_domain::{LevelRate, Rung};
+use avsweep_proto::v1;
+use avsweep_search::{Answer, BestPoint, DomainAnswer};
+use avsweep_store::{FailedJob, LeaseStatus, LeasedJob, ResultRow, ResultValue, RungCounts};
+
+use crate::application::answering::Answers;
+use crate::{Progress, Sample, SampledResponse};
+
+pub(super) fn lease_status(status: LeaseStatus) -> i32 {
+    let wire = match status {
+        LeaseStatus::Held => v1::LeaseStatus::Held,
+        LeaseStatus::Lost => v1::LeaseStatus::Lost,
+    };
+    wire.into()
+}
+
+pub(super) fn leased_job(job: LeasedJob, lease_millis: u32) -> v1::LeasedJob {
+    let reference = job.lease.reference;
+    v1::LeasedJob {
+        lease: Some(v1::LeaseRef {
+            job: reference.job.0,
+            attempt: reference.attempt,
+            token: reference.token.as_bytes().to_vec(),
+        }),
+        sweep: job.sweep.0,
+        sweep_fingerprint: job.sweep_fingerprint.as_bytes().to_vec(),
+        rung: v1::Rung::from(job.rung).into(),
+        point: Some((&job.point).into()),
+        ordinals: job.ordinals,
+        responses: job.responses.iter().map(Into::into).collect(),
+        lease_millis,
+    }
+}
+
+fn rung_progress(rung: Rung, counts: &RungCounts) -> v1::RungProgress {
+    v1::RungProgress {
+        rung: v1::Rung::from(rung).into(),
+        ready: counts.ready,
+        leased: counts.leased,
+        done: counts.done,
+        parked: counts.parked,
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn progress(progress: &Progress) -> v1::SweepProgress {
+    let (record, totals) = (&progress.record, &progress.totals);
+    v1::SweepProgress {
+        sweep: record.id.0,
+        name: record.definition.name.clone(),
+        state: v1::SweepState::from(record.state).into(),
+        fingerprint: record.fingerprint.as_bytes().to_vec(),
+        points_planned: progress.points_planned,
+        points_done: progress.points_done,
+        rungs: vec![
+            rung_progress(Rung::Likelihood, &totals.likelihood),
+            rung_progress(Rung::Generation, &totals.generation),
+            rung_progress(Rung::Judgement, &totals.judgement),
+        ],
+        results: totals.results,
+        load_micros: micros(totals.timings.load),
+        merge_micros: micros(totals.timings.merge),
+        evaluate_micros: micros(totals.timings.evaluate),
+        duplicate_results: totals.duplicate_results,
+        created_at: record.created_at.0.div_euclid(1000),
+        strategy: match record.definition.strategy {
+            avsweep_domain::Strategy::Grid => "grid".to_owned(),
+        },
+    }
+}
+
+pub(super) fn result_row(row: &ResultRow) -> v1::ResultRow {
+    use v1::result_row::Result as Wire;
+    v1::ResultRow {
+        point: Some((&row.point).into()),
+        ordinal: row.ordinal,
+        result: Some(match &row.value {
+            ResultValue::Score(score) => Wire::Score(score.into()),
+            ResultValue::Response(response) => Wire::Response(response.into()),
+            ResultValue::Verdict(verdict) => Wire::Verdict(verdict.into()),
+        }),
+    }
+}
+
+fn level_count(rate: &LevelRate) -> v1::LevelCount {
+    v1::LevelCount { count: rate.count, n: rate.n }
+}
+
+fn domain_answer(domain: &DomainAnswer) -> v1::DomainAnswer {
+    v1::DomainAnswer {
+        level: domain.level.map(|level| u32::from(level.0)),
+        search: domain.search.as_ref().map(level_count),
+        confirm: domain.reported.as_ref().map(level_count),
+        judged: domain.judged.as_ref().map(level_count),
+    }
+}
+
+fn target_answer(answer: &Answer) -> v1::TargetAnswer {
+    let target = Some((&answer.target).into());
+    let Some(BestPoint { id, point, domains, search, reported, judged, achieved }) = &answer.best else {
+        return v1::TargetAnswer { target, ..v1::TargetAnswer::default() };
+    };
+    v1::TargetAnswer {
+        target,
+        point: Some(point.into()),
+        point_id: id.0,
+        domains: domains.iter().map(domain_answer).collect(),
+        search_aggregate: *search,
+        confirm_aggregate: *reported,
+        judged_aggregate: *judged,
+        achieved: *achieved,
+    }
+}
+
+pub(super) fn best_points(answers: &Answers) -> v1::BestPointsResponse {
+    v1::BestPointsResponse {
+        answers: answers.answers.iter().map(target_answer).collect(),
+        reported_set: v1::QuerySet::from(answers.reported_set).into(),
+        reading: v1::Reading::from(answers.reading).into(),
+        points_measured: answers.points_measured,
+    }
+}
+
+fn sampled_response(sampled: &SampledResponse) -> v1::SampledResponse {
+    v1::SampledResponse {
+        ordinal: sampled.ordinal,
+        response: Some((&sampled.response).into()),
+        verdict: sampled.verdict.as_ref().map(Into::into),
+        score: sampled.score.as_ref().map(Into::into),
+    }
+}
+
+pub(super) fn sample(sample: Sample) -> v1::RequestSampleResponse {
+    v1::RequestSampleResponse {
+        responses: sample.responses.iter().map(sampled_response).collect(),
+        pending: sample.pending,
+        failures: sample.failures,
+    }
+}
+
+pub(super) fn failed_job(failed: FailedJob) -> v1::FailedJob {
+    v1::FailedJob {
+        job: failed.id.0,
+        rung: v1::Rung::from(failed.job.rung).into(),
+        point: Some((&failed.job.point).into()),
+        queries: u32::try_from(failed.job.slice.len()).unwrap_or(u32::MAX),
+        lost: failed.lost,
+        errors: failed.errors,
+        last_error: failed.last_error,
+    }
+}

@@ -1,0 +1,279 @@
+//! The forward pass of a Llama-family decoder on CPU.
+
+use super::attention::ForestAttention;
+use super::cache::KvCache;
+use super::forest::Forest;
+use super::rope::RotaryTable;
+use super::weights::{LayerWeights, Stacked, Weights};
+use crate::kernels::{PackedMatrix, Threads, attend, gemm, rms_norm, rotate, swiglu};
+use crate::merge::MergingSource;
+use crate::model::{ModelConfig, ModelWeights};
+use rayon::prelude::*;
+use std::sync::Mutex;
+
+/// Rows that one task of an element-wise pass takes.
+const ROW_BLOCK: usize = 64;
+
+/// Rows that pass the feed-forward block together on one thread: one block of the matrix product.
+const FEED_FORWARD_ROWS: usize = 144;
+
+/// A decoder with the weights of one point.
+pub(crate) struct Decoder {
+    pub(crate) config: ModelConfig,
+    weights: Weights,
+    rope: RotaryTable,
+    /// Buffers of passes that have ended, for the next ones; as many as passes have run at a time.
+    workspaces: Mutex<Vec<Workspace>>,
+}
+
+/// Activations of one pass, reused so that they are neither allocated nor cleared for every chunk.
+#[derive(Default)]
+struct Workspace {
+    states: Vec<f32>,
+    normed: Vec<f32>,
+    keys_values: Vec<f32>,
+    queries: Vec<f32>,
+    mixed: Vec<f32>,
+    feed_forward: FeedForward,
+}
+
+/// Activations of the feed-forward block.
+#[derive(Default)]
+struct FeedForward {
+    normed: Vec<f32>,
+    gate_up: Vec<f32>,
+    gated: Vec<f32>,
+}
+
+/// One sequence's part in a decoding step.
+pub(crate) struct Step<'a> {
+    /// The token to take in.
+    pub(crate) token: u32,
+    /// Its position; all earlier ones are in the cache.
+    pub(crate) position: usize,
+    pub(crate) cache: &'a mut KvCache,
+}
+
+/// A step with its row of the output, its queries, and its keys and values.
+type StepInOut<'a, 's> = ((&'a mut Step<'s>, &'a mut [f32]), (&'a [f32], &'a [f32]));
+
+impl Decoder {
+    /// A decoder for a base model, its weights still zero.
+    pub(crate) fn new(base: &ModelWeights) -> Self {
+        let config = base.config.clone();
+        Self {
+            rope: RotaryTable::new(&config),
+            weights: Weights::zeros(base),
+            config,
+            workspaces: Mutex::default(),
+        }
+    }
+
+    /// Takes over the weights of a point.
+    pub(crate) fn fill(&mut self, source: &MergingSource<'_>) {
+        self.weights.fill(source);
+    }
+
+    /// The output head, `[vocabulary, hidden]`.
+    pub(crate) fn head(&self) -> &PackedMatrix {
+        &self.weights.head.matrix
+    }
+
+    /// Runs a forest and returns the normalised hidden states of the `wanted` rows (ascending),
+    /// `[wanted, hidden]`: what the output head takes.
+    ///
+    /// `keep` sees, layer by layer, the rotated keys and the values of all rows,
+    /// `[rows, 2 · kv_heads · head_dim]`.
+    pub(crate) fn run(
+        &self,
+        threads: Threads,
+        forest: &Forest,
+        wanted: &[u32],
+        mut keep: impl FnMut(usize, &[f32]),
+    ) -> Vec<f32> {
+        let hidden = self.config.hidden_size;
+        let mut workspace = self.take_workspace();
+        let Workspace { states, normed, keys_values, queries, mixed, feed_forward } = &mut workspace;
+        self.embed(forest.tokens.iter().copied(), states);
+        let every: Vec<u32> = (0..forest.tokens.len() as u32).collect();
+        let last = self.weights.layers.len() - 1;
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            self.normalise(threads, states, &layer.input_norm, normed);
+            product(threads, normed, &layer.key_value, keys_values);
+            self.rotate_keys(keys_values, |row| forest.positions[row] as usize);
+            keep(index, keys_values);
+            // Behind the last layer's keys and values only the wanted rows matter.
+            let kept: &[u32] = if index == last { wanted } else { &every };
+            if kept.len() < every.len() {
+                keep_rows(states, kept, hidden);
+                keep_rows(normed, kept, hidden);
+            }
+            product(threads, normed, &layer.query, queries);
+            self.rotate_queries(queries, |row| forest.positions[kept[row] as usize] as usize);
+            mixed.resize(queries.len(), 0.0);
+            ForestAttention { config: &self.config, forest, queries, wanted: kept, keys_values }
+                .run(threads, mixed);
+            self.finish_layer(threads, layer, mixed, states, feed_forward);
+        }
+        self.normalise(threads, states, &self.weights.final_norm, normed);
+        let result = normed.clone();
+        self.return_workspace(workspace);
+        result
+    }
+
+    /// Takes one token into each of several cached sequences and returns their normalised hidden states,
+    /// `[steps, hidden]`.
+    pub(crate) fn step(&self, threads: Threads, steps: &mut [Step<'_>]) -> Vec<f32> {
+        let mut workspace = self.take_workspace();
+        let Workspace { states, normed, keys_values, queries, mixed, feed_forward } = &mut workspace;
+        self.embed(steps.iter().map(|step| step.token), states);
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            self.normalise(threads, states, &layer.input_norm, normed);
+            product(threads, normed, &layer.key_value, keys_values);
+            self.rotate_keys(keys_values, |row| steps[row].position);
+            product(threads, normed, &layer.query, queries);
+            self.rotate_queries(queries, |row| steps[row].position);
+            mixed.resize(queries.len(), 0.0);
+            self.attend_cached(threads, index, queries, keys_values, steps, mixed);
+            self.finish_layer(threads, layer, mixed, states, feed_forward);
+        }
+        self.normalise(threads, states, &self.weights.final_norm, normed);
+        let result = normed.clone();
+        self.return_workspace(workspace);
+        result
+    }
+
+    fn take_workspace(&self) -> Workspace {
+        self.workspaces.lock().map_or_else(|_| None, |mut free| free.pop()).unwrap_or_default()
+    }
+
+    fn return_workspace(&self, workspace: Workspace) {
+        // After a panic elsewhere the pool is given up; buffers are then allocated anew.
+        if let Ok(mut free) = self.workspaces.lock() {
+            free.push(workspace);
+        }
+    }
+
+    fn embed(&self, tokens: impl ExactSizeIterator<Item = u32>, states: &mut Vec<f32>) {
+        let hidden = self.config.hidden_size;
+        states.resize(tokens.len() * hidden, 0.0);
+        for (row, token) in states.chunks_exact_mut(hidden).zip(tokens) {
+            self.weights.embed(token, row);
+        }
+    }
+
+    /// Stores each step's keys and values, and lets its queries see the sequence so far.
+    fn attend_cached(
+        &self,
+        threads: Threads,
+        layer: usize,
+        queries: &[f32],
+        keys_values: &[f32],
+        steps: &mut [Step<'_>],
+        mixed: &mut [f32],
+    ) {
+        let ModelConfig { heads, kv_heads, head_dim, .. } = self.config;
+        let group = heads / kv_heads * head_dim;
+        let width = heads * head_dim;
+        let one = |scores: &mut Vec<f32>, ((step, mixed), (queries, row)): StepInOut<'_, '_>| {
+            step.cache.store(layer, step.position, row);
+            for head in 0..kv_heads {
+                let range = head * group..(head + 1) * group;
+                let cached = step.cache.head(layer, head);
+                let visible = vec![step.position as u32 + 1; heads / kv_heads];
+                attend(&queries[range.clone()], cached, &visible, scores, &mut mixed[range]);
+            }
+        };
+        let row_width = 2 * kv_heads * head_dim;
+        match threads {
+            Threads::One => {
+                let mut scores = Vec::new();
+                let outputs = steps.iter_mut().zip(mixed.chunks_exact_mut(width));
+                let inputs = queries.chunks_exact(width).zip(keys_values.chunks_exact(row_width));
+                outputs.zip(inputs).for_each(|step| one(&mut scores, step));
+            }
+            Threads::All => {
+                let outputs = steps.par_iter_mut().zip(mixed.par_chunks_exact_mut(width));
+                let inputs = queries.par_chunks_exact(width).zip(keys_values.par_chunks_exact(row_width));
+                outputs.zip(inputs).for_each_init(Vec::new, one);
+            }
+        }
+    }
+
+    /// Output projection, residual, feed-forward block, residual: in blocks of rows, so that the wide activations
+    /// stay in the cache.
+    fn finish_layer(
+        &self,
+        threads: Threads,
+        layer: &LayerWeights,
+        mixed: &[f32],
+        states: &mut [f32],
+        scratch: &mut FeedForward,
+    ) {
+        let ModelConfig { hidden_size: hidden, intermediate_size: inner, .. } = self.config;
+        let rows = match threads {
+            Threads::One => FEED_FORWARD_ROWS,
+            Threads::All => (states.len() / hidden).max(1),
+        };
+        let width = mixed.len() / (states.len() / hidden).max(1);
+        let FeedForward { normed, gate_up, gated } = scratch;
+        for (states, mixed) in states.chunks_mut(rows * hidden).zip(mixed.chunks(rows * width)) {
+            gemm(threads, mixed, layer.output.matrix.view(), states, true);
+            self.normalise(threads, states, &layer.post_norm, normed);
+            product(threads, normed, &layer.gate_up, gate_up);
+            gated.resize(gate_up.len() / 2, 0.0);
+            match threads {
+                Threads::One => swiglu(gate_up, inner, gated),
+                Threads::All => gate_up
+                    .par_chunks(2 * inner * ROW_BLOCK)
+                    .zip(gated.par_chunks_mut(inner * ROW_BLOCK))
+                    .for_each(|(gate_up, gated)| swiglu(gate_up, inner, gated)),
+            }
+            gemm(threads, gated, layer.down.matrix.view(), states, true);
+        }
+    }
+
+    fn normalise(&self, threads: Threads, states: &[f32], weight: &[f32], normed: &mut Vec<f32>) {
+        normed.resize(states.len(), 0.0);
+        let epsilon = self.config.rms_norm_eps;
+        let block = self.config.hidden_size * ROW_BLOCK;
+        match threads {
+            Threads::One => rms_norm(states, weight, epsilon, normed),
+            Threads::All => states
+                .par_chunks(block)
+                .zip(normed.par_chunks_mut(block))
+                .for_each(|(states, normed)| rms_norm(states, weight, epsilon, normed)),
+        }
+    }
+
+    fn rotate_queries(&self, queries: &mut [f32], position: impl Fn(usize) -> usize) {
+        let width = self.config.heads * self.config.head_dim;
+        for (row, query) in queries.chunks_exact_mut(width).enumerate() {
+            let (cos, sin) = self.rope.at(position(row));
+            rotate(query, cos, sin);
+        }
+    }
+
+    fn rotate_keys(&self, keys_values: &mut [f32], position: impl Fn(usize) -> usize) {
+        let width = self.config.kv_heads * self.config.head_dim;
+        for (row, key_value) in keys_values.chunks_exact_mut(2 * width).enumerate() {
+            let (cos, sin) = self.rope.at(position(row));
+            rotate(&mut key_value[..width], cos, sin);
+        }
+    }
+}
+
+/// `y = x · Wᵀ`.
+fn product(threads: Threads, x: &[f32], weights: &Stacked, y: &mut Vec<f32>) {
+    let matrix = &weights.matrix;
+    y.resize(x.len() / matrix.inputs * matrix.outputs, 0.0);
+    gemm(threads, x, matrix.view(), y, false);
+}
+
+/// Keeps the given rows (ascending), in order.
+fn keep_rows(rows: &mut Vec<f32>, kept: &[u32], width: usize) {
+    for (to, &from) in kept.iter().enumerate() {
+        rows.copy_within(from as usize * width..(from as usize + 1) * width, to * width);
+    }
+    rows.truncate(kept.len() * width);
+}

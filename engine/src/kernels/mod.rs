@@ -1,0 +1,75 @@
+//! CPU kernels over plain f32 slices: matrix products on packed weights, and the fused rest of a decoder layer.
+//!
+//! **Every row is computed on its own**, by the same sequence of operations whatever other rows are in the batch,
+//! however the work is blocked and by however many threads. So batched results equal one-by-one results bit for
+//! bit on one kind of CPU, and threads may be used freely.
+//!
+//! Kernels exist twice, from one source: with AVX2 and FMA, chosen at run time, and for whatever the compiler
+//! targets. `FUSED` says whether multiply-add is one instruction.
+
+mod attention;
+mod exp;
+mod gemm;
+mod layer;
+mod packed;
+mod softmax;
+
+pub(crate) use attention::{PackedHead, attend, head_sizes, store_position};
+pub(crate) use gemm::gemm;
+pub(crate) use layer::{rms_norm, rotate, swiglu};
+pub(crate) use packed::{PANEL, PackedMatrix, pack_panel};
+pub(crate) use softmax::RunningSoftmax;
+
+/// How much of the machine one kernel call may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// The calling thread: others are busy with other chunks.
+    One,
+    /// The whole rayon pool: this call is all there is to do.
+    All,
+}
+
+/// Whether the AVX2 and FMA forms may run.
+#[inline]
+pub(crate) fn has_avx2_fma() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// Whether the plain form may use fused multiply-add: without the instruction it is a slow library call.
+pub(crate) const PLAIN_FUSED: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+
+/// `a · b + c`, fused where `FUSED`.
+#[inline(always)]
+pub(crate) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Defines a kernel that runs `$body::<FUSED>` compiled for AVX2 and FMA where the CPU has them.
+macro_rules! kernel {
+    ($(#[$meta:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) = $body:ident) => {
+        $(#[$meta])*
+        $visibility fn $name($($argument: $type),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn vectorised($($argument: $type),*) {
+                    $body::<true>($($argument),*);
+                }
+                if $crate::kernels::has_avx2_fma() {
+                    // SAFETY: both features were detected on this CPU.
+                    unsafe { vectorised($($argument),*) };
+                    return;
+                }
+            }
+            $body::<{ $crate::kernels::PLAIN_FUSED }>($($argument),*);
+        }
+    };
+}
+pub(crate) use kernel;

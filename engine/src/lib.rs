@@ -1,0 +1,38 @@
+//! Reads weights, builds alignment vectors, merges, scores and generates.
+//!
+//! ```text
+//! BaseModel ──┐
+//! AlignmentVector … ──┴► Engine ── merge(point) ──► score(prepared) · generate(prepared)
+//! ```
+//!
+//! - `model`, `files`, `text`: a Hugging Face folder, parsed and checked whole before anything is computed.
+//! - `vector`: alignment vectors as delta files or aligned folders; extracting and inspecting them.
+//! - `merge`: `cast(base + Σ cᵢ·AVᵢ)`, always from the base (law 1), read piece by piece by whoever needs weights.
+//! - `decoder`, `kernels`: the forward pass on CPU over packed token forests.
+//! - `run`: the engine at a point.
+//!
+//! Everything is synchronous. Results depend on weights, point, item and settings, and on the kind of CPU; never
+//! on threads, batch composition or earlier points.
+
+mod decoder;
+mod error;
+mod files;
+mod kernels;
+mod merge;
+mod model;
+mod run;
+mod text;
+mod vector;
+
+pub use error::{EngineError, ItemError};
+pub use merge::{Coefficient, MergedModel, check_coefficients, merge_to_folder};
+pub use model::{Architecture, BaseModel, ModelConfig};
+pub use run::{
+    Engine, FinishReason, Generation, PreparedPrompts, PreparedScores, PromptItem, ReferenceScore, Sampling,
+    ScoreItem, WeightType,
+};
+pub use text::Message;
+pub use vector::{
+    AlignmentVector, DeltaType, Extracted, InspectReport, LayerNorm, TensorNorm, VectorReport, extract,
+    inspect,
+};

@@ -1,0 +1,63 @@
+//! Merged weights as a source for candle: any decoder that candle builds from a `VarBuilder` becomes mergeable.
+
+use super::coefficient::MergePlan;
+use super::source::MergingSource;
+use crate::model::{HEAD, ModelWeights};
+use crate::run::WeightType;
+use crate::vector::AlignmentVector;
+use candle_core::{DType, Device, Error, Result, Shape, Tensor};
+use candle_nn::Init;
+use candle_nn::var_builder::SimpleBackend;
+use std::sync::Arc;
+
+/// A point's weights, merged when a tensor is asked for.
+pub(crate) struct CandleSource {
+    pub(crate) base: Arc<ModelWeights>,
+    pub(crate) vectors: Vec<AlignmentVector>,
+    pub(crate) plan: Arc<MergePlan>,
+    pub(crate) point: Vec<f32>,
+    pub(crate) dtype: WeightType,
+}
+
+impl CandleSource {
+    fn index(&self, name: &str) -> Option<usize> {
+        if name == HEAD {
+            return Some(self.base.layout.head);
+        }
+        self.base.layout.tensors.iter().position(|spec| spec.name == name)
+    }
+}
+
+impl SimpleBackend for CandleSource {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        let tensor = self.get_unchecked(name, dtype, device)?;
+        if tensor.shape() != &shape {
+            return Err(Error::UnexpectedShape {
+                msg: format!("shape of {name}"),
+                expected: shape,
+                got: tensor.shape().clone(),
+            });
+        }
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let Some(index) = self.index(name) else {
+            return Err(Error::CannotFindTensor { path: name.to_owned() });
+        };
+        let mut values = vec![0.0; self.base.tensors[index].len()];
+        let source = MergingSource {
+            base: &self.base,
+            vectors: &self.vectors,
+            plan: &self.plan,
+            point: &self.point,
+            dtype: self.dtype,
+        };
+        source.read(index, 0, &mut values, &mut Vec::new());
+        Tensor::from_vec(values, self.base.layout.tensors[index].shape.as_slice(), device)?.to_dtype(dtype)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.index(name).is_some()
+    }
+}

@@ -1,0 +1,11 @@
+//! The base model: configuration, weights, tokenizer and chat template of a Hugging Face folder.
+
+mod base;
+mod config;
+mod layout;
+mod weights;
+
+pub use base::BaseModel;
+pub use config::{Architecture, ModelConfig};
+pub(crate) use layout::{HEAD, LayerNames, Layout};
+pub(crate) use weights::{ModelWeights, checked_tensors, hash_tensors};

@@ -1,0 +1,202 @@
+//! Batched generation with a key/value cache.
+
+use super::prepare::{PreparedPrompts, PromptTokens};
+use super::sample::{Sampler, Sampling};
+use crate::ItemError;
+use crate::decoder::{CacheShape, Decoder, ForestBuilder, KvCache, Step};
+use crate::kernels::{Threads, gemm};
+use crate::model::BaseModel;
+use rayon::prelude::*;
+
+/// Sequences that are decoded together.
+const GROUP: usize = 16;
+
+/// Above this many weight bytes a step is bound by reading the weights: then one group uses all cores, instead of
+/// each core reading all weights for a group of its own.
+const LARGE_MODEL: usize = 32 << 20;
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FinishReason {
+    /// The model ended its turn.
+    Stop,
+    /// `max_new_tokens` or the model's context was reached.
+    Length,
+}
+
+impl FinishReason {
+    /// `stop` or `length`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// A generated answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// The text, special tokens left out.
+    pub text: String,
+    /// Generated tokens, the one that ended the turn included.
+    pub tokens: u32,
+    /// Why it ended.
+    pub finish: FinishReason,
+}
+
+/// A sequence being decoded.
+struct Sequence {
+    /// Index of the prompt.
+    item: usize,
+    generated: Vec<u32>,
+    limit: usize,
+    /// Tokens in the cache.
+    length: usize,
+    cache: KvCache,
+    sampler: Sampler,
+}
+
+/// A finished sequence's tokens, or what went wrong.
+type Finished = (usize, Result<(Vec<u32>, FinishReason), ItemError>);
+
+/// Answers every prompt at the decoder's point.
+pub(crate) fn generate(
+    base: &BaseModel,
+    decoder: &Decoder,
+    prepared: &PreparedPrompts,
+    settings: &Sampling,
+) -> Vec<Result<Generation, ItemError>> {
+    let ready: Vec<(usize, &PromptTokens)> = prepared
+        .items
+        .iter()
+        .enumerate()
+        .filter_map(|(index, item)| Some((index, item.as_ref().ok()?)))
+        .collect();
+    let group = |threads| {
+        move |group: &[(usize, &PromptTokens)]| Group { base, decoder, settings, threads }.run(group)
+    };
+    let finished: Vec<Vec<Finished>> = if base.parameters() * 4 > LARGE_MODEL || ready.len() <= GROUP {
+        ready.chunks(GROUP).map(group(Threads::All)).collect()
+    } else {
+        ready.par_chunks(GROUP).with_max_len(1).map(group(Threads::One)).collect()
+    };
+    let mut results: Vec<Result<Generation, ItemError>> = prepared
+        .items
+        .iter()
+        .map(|item| Err(item.as_ref().err().cloned().unwrap_or(ItemError::EmptyPrompt)))
+        .collect();
+    for (item, outcome) in finished.into_iter().flatten() {
+        results[item] = outcome.and_then(|(tokens, finish)| {
+            let text = base.text.decode(&tokens)?;
+            Ok(Generation { text, tokens: tokens.len() as u32, finish })
+        });
+    }
+    results
+}
+
+struct Group<'a> {
+    base: &'a BaseModel,
+    decoder: &'a Decoder,
+    settings: &'a Sampling,
+    threads: Threads,
+}
+
+impl Group<'_> {
+    fn run(&self, prompts: &[(usize, &PromptTokens)]) -> Vec<Finished> {
+        let mut finished = Vec::with_capacity(prompts.len());
+        let (mut active, mut hidden) = self.prefill(prompts);
+        while !active.is_empty() {
+            let logits = self.logits(&hidden);
+            let width = self.base.config().vocab_size;
+            let mut going_on = Vec::with_capacity(active.len());
+            for (mut sequence, logits) in active.into_iter().zip(logits.chunks_exact(width)) {
+                match self.advance(&mut sequence, logits) {
+                    None => going_on.push(sequence),
+                    Some(outcome) => {
+                        let tokens = std::mem::take(&mut sequence.generated);
+                        finished.push((sequence.item, outcome.map(|finish| (tokens, finish))));
+                    }
+                }
+            }
+            active = going_on;
+            let mut steps: Vec<Step<'_>> = active
+                .iter_mut()
+                .map(|sequence| {
+                    let position = sequence.length;
+                    sequence.length += 1;
+                    let token = *sequence.generated.last().expect("a sequence that goes on has a token");
+                    Step { token, position, cache: &mut sequence.cache }
+                })
+                .collect();
+            if !steps.is_empty() {
+                hidden = self.decoder.step(self.threads, &mut steps);
+            }
+        }
+        finished
+    }
+
+    /// Takes in all prompts in one packed pass; returns the sequences with the hidden state of each prompt's end.
+    fn prefill(&self, prompts: &[(usize, &PromptTokens)]) -> (Vec<Sequence>, Vec<f32>) {
+        let config = self.base.config();
+        let mut builder = ForestBuilder::default();
+        let nodes: Vec<Vec<u32>> =
+            prompts.iter().map(|(_, prompt)| builder.insert(None, &prompt.tokens)).collect();
+        let (forest, row_of) = builder.finish();
+        let end = |nodes: &Vec<u32>| row_of[*nodes.last().expect("a prepared prompt has tokens") as usize];
+        let mut wanted: Vec<u32> = nodes.iter().map(end).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut sequences: Vec<Sequence> = prompts
+            .iter()
+            .map(|&(item, prompt)| {
+                let length = prompt.tokens.len();
+                let limit = self.settings.max_new_tokens.min(config.context - length);
+                Sequence {
+                    item,
+                    generated: Vec::new(),
+                    limit,
+                    length,
+                    // The last token of all is never taken in.
+                    cache: KvCache::new(CacheShape::new(config, length + limit)),
+                    sampler: Sampler::new(self.settings, prompt.seed),
+                }
+            })
+            .collect();
+        let width = 2 * config.kv_heads * config.head_dim;
+        let states = self.decoder.run(self.threads, &forest, &wanted, |layer, keys_values| {
+            for (sequence, nodes) in sequences.iter_mut().zip(&nodes) {
+                for (position, &node) in nodes.iter().enumerate() {
+                    let row = row_of[node as usize] as usize;
+                    sequence.cache.store(layer, position, &keys_values[row * width..(row + 1) * width]);
+                }
+            }
+        });
+        let size = config.hidden_size;
+        let mut hidden = Vec::with_capacity(prompts.len() * size);
+        for nodes in &nodes {
+            let at = wanted.partition_point(|&row| row < end(nodes));
+            hidden.extend_from_slice(&states[at * size..(at + 1) * size]);
+        }
+        (sequences, hidden)
+    }
+
+    fn logits(&self, hidden: &[f32]) -> Vec<f32> {
+        let head = self.decoder.head();
+        let mut logits = vec![0.0; hidden.len() / head.inputs * head.outputs];
+        gemm(self.threads, hidden, head.view(), &mut logits, false);
+        logits
+    }
+
+    /// Chooses the sequence's next token; returns how it ended, if it did.
+    fn advance(&self, sequence: &mut Sequence, logits: &[f32]) -> Option<Result<FinishReason, ItemError>> {
+        let Some(token) = sequence.sampler.next(logits) else {
+            return Some(Err(ItemError::NonFinite));
+        };
+        sequence.generated.push(token);
+        if self.base.text.end_tokens().contains(&token) {
+            return Some(Ok(FinishReason::Stop));
+        }
+        (sequence.generated.len() >= sequence.limit).then_some(Ok(FinishReason::Length))
+    }
+}

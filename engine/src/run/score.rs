@@ -1,0 +1,157 @@
+//! Teacher-forced scoring: how probable each reference is after its prompt.
+
+use super::prepare::{PreparedScores, ScoreTokens};
+use crate::ItemError;
+use crate::decoder::{Decoder, Forest, ForestBuilder, TokenTarget, log_probabilities};
+use crate::kernels::Threads;
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One reference's score.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ReferenceScore {
+    /// Σ log p(token | prompt, earlier tokens), natural logarithm, the token that ends the turn included.
+    pub log_prob_sum: f64,
+    /// Tokens in the sum.
+    pub tokens: u32,
+    /// UTF-8 bytes of the reference as given.
+    pub bytes: u32,
+}
+
+/// Some adjacent queries of a job, packed into one forward pass.
+pub(crate) struct ScoreChunk {
+    items: Range<usize>,
+    forest: Forest,
+    /// Rows after which a token's probability is asked for, ascending.
+    wanted: Vec<u32>,
+    /// Ordered by row (of `wanted`).
+    targets: Vec<TokenTarget>,
+    /// Index into `targets` of every token of every reference of every item, in that order.
+    order: Vec<u32>,
+}
+
+impl ScoreChunk {
+    /// Cuts items into chunks of about `chunk_tokens` rows. A function of the items alone.
+    pub(crate) fn plan(items: &[Result<Arc<ScoreTokens>, ItemError>], chunk_tokens: usize) -> Vec<Self> {
+        let mut chunks = Vec::new();
+        let mut start = 0;
+        while start < items.len() {
+            let mut builder = ForestBuilder::default();
+            // Per token of a reference: the node after which it is asked for, and the token.
+            let mut asked = Vec::new();
+            let mut end = start;
+            while end < items.len() && builder.len() < chunk_tokens {
+                if let Ok(item) = &items[end] {
+                    insert(&mut builder, item, &mut asked);
+                }
+                end += 1;
+            }
+            chunks.push(Self::new(start..end, &builder, &asked));
+            start = end;
+        }
+        chunks
+    }
+
+    fn new(items: Range<usize>, builder: &ForestBuilder, asked: &[(u32, u32)]) -> Self {
+        let (forest, row_of) = builder.finish();
+        let mut by_row: Vec<(u32, u32, usize)> = asked
+            .iter()
+            .enumerate()
+            .map(|(index, &(node, token))| (row_of[node as usize], token, index))
+            .collect();
+        by_row.sort_unstable();
+        let mut wanted: Vec<u32> = Vec::new();
+        let mut targets: Vec<TokenTarget> = Vec::new();
+        let mut order = vec![0; asked.len()];
+        for (row, token, index) in by_row {
+            if wanted.last() != Some(&row) {
+                wanted.push(row);
+            }
+            let target = TokenTarget { row: wanted.len() as u32 - 1, token };
+            // References that begin alike ask for the same token after the same row.
+            if targets.last() != Some(&target) {
+                targets.push(target);
+            }
+            order[index] = targets.len() as u32 - 1;
+        }
+        Self { items, forest, wanted, targets, order }
+    }
+
+    pub(crate) fn tokens(&self) -> usize {
+        self.forest.tokens.len()
+    }
+
+    pub(crate) fn targets(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Scores of the chunk's items, in order.
+    fn run(
+        &self,
+        threads: Threads,
+        decoder: &Decoder,
+        items: &[Result<Arc<ScoreTokens>, ItemError>],
+    ) -> Vec<Result<Vec<ReferenceScore>, ItemError>> {
+        let log_probs = if self.targets.is_empty() {
+            Vec::new()
+        } else {
+            let hidden = decoder.run(threads, &self.forest, &self.wanted, |_, _| {});
+            log_probabilities(threads, decoder.head(), &hidden, &self.targets)
+        };
+        let mut order = self.order.iter();
+        items[self.items.clone()]
+            .iter()
+            .map(|item| {
+                let item = item.as_ref().map_err(Clone::clone)?;
+                let scores: Vec<_> = item
+                    .references
+                    .iter()
+                    .map(|(tokens, bytes)| ReferenceScore {
+                        log_prob_sum: order
+                            .by_ref()
+                            .take(tokens.len())
+                            .map(|&at| log_probs[at as usize])
+                            .sum(),
+                        tokens: tokens.len() as u32,
+                        bytes: *bytes,
+                    })
+                    .collect();
+                if scores.iter().any(|score| !score.log_prob_sum.is_finite()) {
+                    return Err(ItemError::NonFinite);
+                }
+                Ok(scores)
+            })
+            .collect()
+    }
+}
+
+fn insert(builder: &mut ForestBuilder, item: &ScoreTokens, asked: &mut Vec<(u32, u32)>) {
+    let prompt = builder.insert(None, &item.prompt);
+    let Some(&prompt_end) = prompt.last() else { return };
+    for (tokens, _) in &item.references {
+        let Some((_, fed)) = tokens.split_last() else { continue };
+        // The last token is asked for, but nothing is asked after it.
+        let nodes = builder.insert(Some(prompt_end), fed);
+        asked.extend(std::iter::once(prompt_end).chain(nodes).zip(tokens.iter().copied()));
+    }
+}
+
+/// Scores every item at the decoder's point: chunks in parallel, or, when there are fewer than threads, each
+/// chunk with the whole pool.
+pub(crate) fn score(
+    decoder: &Decoder,
+    prepared: &PreparedScores,
+) -> Vec<Result<Vec<ReferenceScore>, ItemError>> {
+    let chunks = &prepared.chunks;
+    let results: Vec<Vec<_>> = if chunks.len() < rayon::current_num_threads() {
+        chunks.iter().map(|chunk| chunk.run(Threads::All, decoder, &prepared.items)).collect()
+    } else {
+        chunks
+            .par_iter()
+            .with_max_len(1)
+            .map(|chunk| chunk.run(Threads::One, decoder, &prepared.items))
+            .collect()
+    };
+    results.into_iter().flatten().collect()
+}

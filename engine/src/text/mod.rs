@@ -1,0 +1,8 @@
+//! Text in, tokens out: chat templates and the tokenizer.
+
+mod chat;
+mod encode;
+mod template;
+
+pub use chat::Message;
+pub(crate) use encode::ChatText;

@@ -1,0 +1,101 @@
+//! Generation: against a loop over full forward passes, and independent of batches and threads.
+
+use crate::SMALL;
+use crate::common::{RandomFamily, words};
+use avsweep_engine::{BaseModel, Engine, FinishReason, ItemError, Message, PromptItem, Sampling, WeightType};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+fn engine(family: &RandomFamily) -> Engine {
+    Engine::load(BaseModel::open(&family.base).unwrap(), Vec::new(), &[], WeightType::F32).unwrap()
+}
+
+fn prompts(count: u64) -> Vec<PromptItem> {
+    let mut generator = ChaCha8Rng::seed_from_u64(11);
+    (0..count)
+        .map(|seed| {
+            let length = generator.random_range(1..25);
+            PromptItem { messages: vec![Message::user(words(&mut generator, length, SMALL.vocab))], seed }
+        })
+        .collect()
+}
+
+/// Greedy decoding without a cache: the whole sequence anew for every token.
+fn slowly(engine: &Engine, prompt: &PromptItem, limit: usize) -> (Vec<u32>, FinishReason) {
+    let mut tokens = engine.prompt_tokens(&prompt.messages).unwrap();
+    let start = tokens.len();
+    while tokens.len() - start < limit {
+        let logits = engine.logits(&tokens).unwrap().pop().unwrap();
+        let best = (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
+        tokens.push(best);
+        if best == 2 {
+            return (tokens.split_off(start), FinishReason::Stop);
+        }
+    }
+    (tokens.split_off(start), FinishReason::Length)
+}
+
+#[test]
+fn greedy_answers_are_those_of_full_forward_passes() {
+    let family = RandomFamily::new(&SMALL, 0);
+    let engine = engine(&family);
+    let prompts = prompts(40);
+    let answers = engine.generate(&engine.prepare_prompts(&prompts), &Sampling::greedy(20)).unwrap();
+    let mut stopped = 0;
+    for (prompt, answer) in prompts.iter().zip(answers) {
+        let answer = answer.unwrap();
+        let (tokens, finish) = slowly(&engine, prompt, 20);
+        let text: Vec<String> =
+            tokens.iter().filter(|&&token| token > 2).map(|token| format!("w{}", token - 3)).collect();
+        assert_eq!(answer.text, text.join(" "));
+        assert_eq!((answer.tokens as usize, answer.finish), (tokens.len(), finish));
+        stopped += usize::from(finish == FinishReason::Stop);
+    }
+    assert!(stopped > 0, "some of the answers should end their turn, or the stop token is not tested");
+}
+
+#[test]
+fn batched_answers_equal_those_one_by_one() {
+    let family = RandomFamily::new(&SMALL, 0);
+    let engine = engine(&family);
+    let prompts = prompts(37);
+    for settings in [Sampling::greedy(12), Sampling { max_new_tokens: 12, temperature: 0.9, top_p: 0.8 }] {
+        let together = engine.generate(&engine.prepare_prompts(&prompts), &settings).unwrap();
+        for (prompt, expected) in prompts.iter().zip(&together) {
+            let alone = engine.prepare_prompts(std::slice::from_ref(prompt));
+            assert_eq!(&engine.generate(&alone, &settings).unwrap()[0], expected);
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(5).build().unwrap();
+        let elsewhere =
+            pool.install(|| engine.generate(&engine.prepare_prompts(&prompts), &settings).unwrap());
+        assert_eq!(elsewhere, together);
+    }
+}
+
+#[test]
+fn sampled_answers_follow_their_seed() {
+    let family = RandomFamily::new(&SMALL, 0);
+    let engine = engine(&family);
+    let settings = Sampling { max_new_tokens: 16, temperature: 1.5, top_p: 1.0 };
+    let prompt = |seed| PromptItem { messages: vec![Message::user("w1 w2")], seed };
+    let answers =
+        engine.generate(&engine.prepare_prompts(&[prompt(1), prompt(2), prompt(1)]), &settings).unwrap();
+    assert_eq!(answers[0], answers[2]);
+    assert_ne!(answers[0], answers[1]);
+}
+
+#[test]
+fn the_context_bounds_an_answer_and_refuses_a_prompt_that_fills_it() {
+    let family = RandomFamily::new(&SMALL, 0);
+    let engine = engine(&family);
+    let mut prompts = prompts(3);
+    prompts[0].messages = vec![Message::user("w1 ".repeat(55))];
+    prompts[1].messages = vec![Message::user("w1 ".repeat(64))];
+    let used = engine.prompt_tokens(&prompts[0].messages).unwrap().len();
+    let settings = Sampling { max_new_tokens: 40, temperature: 30.0, top_p: 1.0 };
+    let answers = engine.generate(&engine.prepare_prompts(&prompts), &settings).unwrap();
+    let answer = answers[0].as_ref().unwrap();
+    assert!(answer.tokens as usize <= SMALL.context - used);
+    assert!(matches!(answers[1], Err(ItemError::TooLong { .. })), "{:?}", answers[1]);
+    assert!(answers[2].is_ok());
+}

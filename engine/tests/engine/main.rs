@@ -1,0 +1,24 @@
+//! The engine's laws, checked through its public interface.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod bad_input;
+mod candle;
+mod common;
+mod generation;
+mod goldens;
+mod merging;
+mod scoring;
+mod vectors;
+
+/// Small enough for a test to take milliseconds; odd sizes, so that every edge of the kernels is met.
+pub(crate) const SMALL: common::Shape = common::Shape {
+    hidden: 40,
+    inner: 52,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    vocab: 101,
+    context: 64,
+    tied: false,
+};

@@ -1,0 +1,351 @@
+//! One judgement job: its items judged side by side, its verdicts reported in batches.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use avsweep_domain::{Fingerprint, Response, Rung, SweepId, Verdict};
+use avsweep_lease::HeldLease;
+use avsweep_proto::{ConvertError, WireEnum, v1};
+use futures::{StreamExt, stream};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::Context;
+use super::sweeps::{Sweep, SweepError};
+use crate::error::{JudgeError, error_chain, shorten};
+
+/// Items of one job under way at once; a model judge's own limit lies below or acts within this.
+const ITEMS_UNDER_WAY: usize = 64;
+/// Characters of an error that are sent.
+const ERROR_CHARACTERS: usize = 2000;
+
+/// A leased judgement job, read and checked.
+#[derive(Debug)]
+pub(super) struct JudgementJob {
+    sweep: SweepId,
+    fingerprint: Fingerprint,
+    items: Vec<Item>,
+}
+
+#[derive(Debug)]
+struct Item {
+    ordinal: u32,
+    response: Response,
+}
+
+impl TryFrom<v1::LeasedJob> for JudgementJob {
+    type Error = ConvertError;
+
+    fn try_from(wire: v1::LeasedJob) -> Result<Self, ConvertError> {
+        const MESSAGE: &str = "LeasedJob";
+        let rung = v1::Rung::read(MESSAGE, "rung", wire.rung)?;
+        if rung != Rung::Judgement {
+            return Err(ConvertError::invalid(MESSAGE, "rung", rung, "judgement"));
+        }
+        if wire.responses.len() != wire.ordinals.len() {
+            let found = format_args!("{} long", wire.responses.len());
+            return Err(ConvertError::invalid(MESSAGE, "responses", found, "one response per ordinal"));
+        }
+        if !wire.ordinals.is_sorted_by(|earlier, later| earlier < later) {
+            return Err(ConvertError::invalid(MESSAGE, "ordinals", "not ascending", "an ascending list"));
+        }
+        let items = wire
+            .ordinals
+            .into_iter()
+            .zip(wire.responses)
+            .map(|(ordinal, response)| Ok(Item { ordinal, response: response.try_into()? }));
+        Ok(Self {
+            sweep: SweepId(wire.sweep),
+            fingerprint: avsweep_proto::fingerprint(MESSAGE, "sweep_fingerprint", &wire.sweep_fingerprint)?,
+            items: items.collect::<Result<_, ConvertError>>()?,
+        })
+    }
+}
+
+/// Why a job failed; the text goes to the coordinator.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum JobError {
+    #[error("the leased job cannot be read")]
+    Read(#[from] ConvertError),
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
+    #[error("the job names query {ordinal}; the sweep has {count}")]
+    UnknownQuery { ordinal: u32, count: usize },
+    #[error("query '{query}'")]
+    Judge {
+        query: String,
+        #[source]
+        source: JudgeError,
+    },
+    #[error("the coordinator refused the verdicts")]
+    Report(#[source] Status),
+}
+
+/// How a job ended for this process.
+#[derive(Debug)]
+pub(super) enum End {
+    Finished,
+    Failed(JobError),
+    /// Not done within the drain time; to be given back.
+    Undone,
+    Lost,
+}
+
+/// Judges a job to its end, whatever that is, and says so to the coordinator.
+pub(super) async fn work(
+    context: &Context,
+    job: Result<JudgementJob, ConvertError>,
+    lease: HeldLease,
+) -> End {
+    let end = match job {
+        Ok(job) => drive(context, job, &lease).await,
+        Err(error) => End::Failed(error.into()),
+    };
+    match &end {
+        End::Finished => tracing::debug!(job = lease.job(), "job judged"),
+        End::Lost => tracing::info!(job = lease.job(), "the lease is lost: its work is dropped"),
+        End::Undone => release(context, &lease).await,
+        End::Failed(error) => fail(context, &lease, error).await,
+    }
+    end
+}
+
+async fn drive(context: &Context, job: JudgementJob, lease: &HeldLease) -> End {
+    let sweep = tokio::select! {
+        biased;
+        () = lease.lost() => return End::Lost,
+        () = context.drained.cancelled() => return End::Undone,
+        sweep = context.sweeps.get(job.sweep, job.fingerprint) => match sweep {
+            Ok(sweep) => sweep,
+            // The coordinator was away and there is no time left to wait for it.
+            Err(SweepError::Fetch(..)) if context.drained.is_cancelled() => return End::Undone,
+            Err(error) => return End::Failed(error.into()),
+        },
+    };
+    let count = sweep.queries.len();
+    if let Some(item) = job.items.iter().find(|item| item.ordinal as usize >= count) {
+        return End::Failed(JobError::UnknownQuery { ordinal: item.ordinal, count });
+    }
+    let total = job.items.len();
+    let (sender, receiver) = mpsc::channel(context.options.batch.max(1));
+    let judging = judge_items(&sweep, job.items, sender);
+    let reporting = Reporter::new(context, lease, total).run(receiver);
+    tokio::select! {
+        // Judging ends by hanging up; how the job ends, the reporter says.
+        end = reporting => end,
+        never = async {
+            judging.await;
+            std::future::pending::<End>().await
+        } => never,
+    }
+}
+
+/// Judges every item, several at once, and hands each outcome on as it comes.
+///
+/// After a failure that lies in the endpoint, items that have not begun are left for the next attempt.
+async fn judge_items(
+    sweep: &Sweep,
+    items: Vec<Item>,
+    outcomes: mpsc::Sender<(u32, Result<Verdict, JobError>)>,
+) {
+    let give_up = AtomicBool::new(false);
+    let (give_up, outcomes) = (&give_up, &outcomes);
+    stream::iter(items)
+        .take_while(|_| std::future::ready(!give_up.load(Ordering::Relaxed)))
+        .for_each_concurrent(ITEMS_UNDER_WAY, |Item { ordinal, response }| async move {
+            let query = &sweep.queries[ordinal as usize];
+            let outcome = sweep.judge.judge(query, &response).await.map_err(|source| {
+                if !source.is_item_specific() {
+                    give_up.store(true, Ordering::Relaxed);
+                }
+                JobError::Judge { query: query.id.clone(), source }
+            });
+            // Nobody listens any more when the job has ended otherwise.
+            let _ = outcomes.send((ordinal, outcome)).await;
+        })
+        .await;
+}
+
+/// Collects a job's verdicts and reports them.
+struct Reporter<'a> {
+    context: &'a Context,
+    lease: &'a HeldLease,
+    /// Outcomes that are still to come.
+    remaining: usize,
+    pending: Vec<v1::VerdictResult>,
+    /// When the oldest pending verdict must go out.
+    flush_at: Instant,
+    /// Up to when evaluation time has been reported.
+    reported_until: Instant,
+    /// When the newest verdict came.
+    newest: Instant,
+    first_error: Option<JobError>,
+}
+
+impl<'a> Reporter<'a> {
+    fn new(context: &'a Context, lease: &'a HeldLease, total: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            context,
+            lease,
+            remaining: total,
+            pending: Vec::new(),
+            flush_at: now,
+            reported_until: now,
+            newest: now,
+            first_error: None,
+        }
+    }
+
+    async fn run(mut self, mut outcomes: mpsc::Receiver<(u32, Result<Verdict, JobError>)>) -> End {
+        match self.collect(&mut outcomes).await {
+            Ok(()) => {}
+            Err(end) => return end,
+        }
+        let finished = self.first_error.is_none();
+        if (finished || !self.pending.is_empty())
+            && let Err(end) = self.report(finished).await
+        {
+            return end;
+        }
+        self.first_error.map_or(End::Finished, End::Failed)
+    }
+
+    /// Takes outcomes until none will come, and reports whole and old batches on the way.
+    async fn collect(
+        &mut self,
+        outcomes: &mut mpsc::Receiver<(u32, Result<Verdict, JobError>)>,
+    ) -> Result<(), End> {
+        // Without an error the last batch is left for the report that finishes the job.
+        while self.remaining > 0 {
+            tokio::select! {
+                biased;
+                // Not while a report is under way: its own answer says whether it counted, and a lease also ends by
+                // the report that finishes the job.
+                () = self.lease.lost() => return Err(End::Lost),
+                () = self.context.drained.cancelled() => {
+                    while let Ok(outcome) = outcomes.try_recv() {
+                        self.take(outcome);
+                    }
+                    if !self.pending.is_empty() {
+                        self.report(false).await?;
+                    }
+                    return Err(End::Undone);
+                }
+                outcome = outcomes.recv() => match outcome {
+                    Some(outcome) => self.take(outcome),
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep_until(self.flush_at), if !self.pending.is_empty() => {
+                    self.report(false).await?;
+                }
+            }
+            if self.remaining > 0 && self.pending.len() >= self.context.options.batch.max(1) {
+                self.report(false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, (ordinal, outcome): (u32, Result<Verdict, JobError>)) {
+        self.remaining = self.remaining.saturating_sub(1);
+        self.newest = Instant::now();
+        match outcome {
+            Ok(verdict) => {
+                if self.pending.is_empty() {
+                    self.flush_at = self.newest + self.context.options.batch_age;
+                }
+                self.pending.push((&(ordinal, verdict)).into());
+            }
+            Err(error) => {
+                tracing::warn!(
+                    job = self.lease.job(), ordinal, error = %error_chain(&error),
+                    "a response could not be judged"
+                );
+                self.first_error.get_or_insert(error);
+            }
+        }
+    }
+
+    /// Sends the pending verdicts. They are durable when this returns.
+    async fn report(&mut self, finished: bool) -> Result<(), End> {
+        let count = self.pending.len() as u64;
+        let evaluate = self.newest.saturating_duration_since(self.reported_until);
+        let request = v1::ReportRequest {
+            worker: self.context.options.worker.0.clone(),
+            lease: Some(self.lease.reference()),
+            results: Some(v1::report_request::Results::Verdicts(v1::VerdictResults {
+                results: std::mem::take(&mut self.pending),
+            })),
+            finished,
+            timings: Some(v1::Timings { load_micros: 0, merge_micros: 0, evaluate_micros: micros(evaluate) }),
+        };
+        self.reported_until = self.newest;
+        let answer = self
+            .context
+            .coordinator
+            .call("Report", |mut client| {
+                let request = request.clone();
+                async move { client.report(request).await }
+            })
+            .await;
+        match answer {
+            Ok(answer) if answer.status() == v1::LeaseStatus::Lost => {
+                self.lease.mark_lost();
+                Err(End::Lost)
+            }
+            Ok(_) => {
+                self.context.counters.verdicts.fetch_add(count, Ordering::Relaxed);
+                Ok(())
+            }
+            // Unreachable at the end of the drain time; the verdicts will be made again.
+            Err(_) if self.context.drained.is_cancelled() => Err(End::Undone),
+            Err(status) => Err(End::Failed(JobError::Report(status))),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+async fn fail(context: &Context, lease: &HeldLease, error: &JobError) {
+    let error = shorten(&error_chain(error), ERROR_CHARACTERS);
+    tracing::warn!(job = lease.job(), error, "the job failed");
+    let request =
+        v1::FailRequest { worker: context.options.worker.0.clone(), lease: Some(lease.reference()), error };
+    let answer = tokio::select! {
+        () = lease.lost() => return,
+        answer = context.coordinator.call("Fail", |mut client| {
+            let request = request.clone();
+            async move { client.fail(request).await }
+        }) => answer,
+    };
+    if let Err(status) = answer {
+        tracing::warn!(
+            job = lease.job(), code = %status.code(), message = status.message(),
+            "the failure could not be reported; the lease will expire"
+        );
+    }
+}
+
+/// Gives a job back; when that fails, its lease expires by itself.
+pub(super) async fn release(context: &Context, lease: &HeldLease) {
+    let request =
+        v1::ReleaseRequest { worker: context.options.worker.0.clone(), leases: vec![lease.reference()] };
+    let answer = context
+        .coordinator
+        .call("Release", |mut client| {
+            let request = request.clone();
+            async move { client.release(request).await }
+        })
+        .await;
+    match answer {
+        Ok(_) => tracing::info!(job = lease.job(), "job given back"),
+        Err(status) => tracing::warn!(
+            job = lease.job(), code = %status.code(), message = status.message(),
+            "the job could not be given back; its lease will expire"
+        ),
+    }
+}

@@ -1,0 +1,20 @@
+//! Leases judgement jobs and rates responses through an LLM API or an embedded reference.
+//!
+//! A [`Judge`] rates one response at a time and is never told the target. [`run`] is the loop of a judge's process:
+//! it pulls jobs from the coordinator, judges, and reports verdicts under its leases.
+
+mod cache;
+mod error;
+mod jobs;
+mod judge;
+mod openai;
+mod reference;
+mod retry_after;
+mod secret;
+
+pub use error::{AttemptError, JudgeError, ReplyError, error_chain};
+pub use jobs::{LoopError, LoopOptions, LoopSummary, run};
+pub use judge::{Judge, JudgeOptions};
+pub use openai::DEFAULT_RUBRIC;
+pub use reference::{CharGrams, DEFAULT_THRESHOLD, chrf};
+pub use secret::Secret;

@@ -1,0 +1,284 @@
+//! What goes into the store and comes out of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use avsweep_domain::{
+    Fingerprint, JobId, JobState, LeaseToken, Point, QueryScore, QuerySlice, Response, Rung,
+    SweepDefinition, SweepId, SweepState, Verdict, WorkerId,
+};
+
+/// Milliseconds since 1970-01-01T00:00:00Z, by the coordinator's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// The time `duration` later.
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+    }
+}
+
+/// The outcome of creating a sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// The sweep.
+    pub id: SweepId,
+    /// `false` when it was there already.
+    pub created: bool,
+    /// Its state.
+    pub state: SweepState,
+}
+
+/// A sweep as stored.
+#[derive(Clone, Debug)]
+pub struct SweepRecord {
+    /// Its number.
+    pub id: SweepId,
+    /// Its state.
+    pub state: SweepState,
+    /// Its definition.
+    pub definition: Arc<SweepDefinition>,
+    /// The definition's fingerprint.
+    pub fingerprint: Fingerprint,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// A sweep's jobs of one rung, by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RungCounts {
+    /// Waiting.
+    pub ready: u64,
+    /// Held.
+    pub leased: u64,
+    /// Finished.
+    pub done: u64,
+    /// Over a failure limit.
+    pub parked: u64,
+}
+
+impl RungCounts {
+    /// Jobs that will still change by themselves.
+    pub fn open(&self) -> u64 {
+        self.ready + self.leased
+    }
+}
+
+/// Sums over a sweep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SweepTotals {
+    /// Points planned so far.
+    pub points: u64,
+    /// Likelihood jobs.
+    pub likelihood: RungCounts,
+    /// Generation jobs.
+    pub generation: RungCounts,
+    /// Judgement jobs.
+    pub judgement: RungCounts,
+    /// Query results that this sweep's jobs brought in.
+    pub results: u64,
+    /// Query results that were stored already when reported: waste.
+    pub duplicate_results: u64,
+    /// Times that workers reported.
+    pub timings: Timings,
+}
+
+/// Where a worker's time went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Loading model and vectors.
+    pub load: Duration,
+    /// Merging.
+    pub merge: Duration,
+    /// Scoring, generating or judging.
+    pub evaluate: Duration,
+}
+
+/// A job to be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NewJob {
+    /// Where.
+    pub point: Point,
+    /// What is measured.
+    pub rung: Rung,
+    /// On which queries.
+    pub slice: QuerySlice,
+    /// Higher goes first; 0 is usual.
+    pub priority: i32,
+}
+
+/// Points and jobs to add; a point of a job need not be listed apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The jobs.
+    pub jobs: Vec<NewJob>,
+}
+
+/// What a plan changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Planned {
+    /// Points that the sweep did not have.
+    pub new_points: u64,
+    /// Jobs that were added and wait for a worker.
+    pub new_jobs: u64,
+    /// Jobs that were added as done: their results are stored already.
+    pub reused_jobs: u64,
+}
+
+/// Which of a sweep's points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PointFilter<'a> {
+    /// All of them.
+    All,
+    /// These, where they are of the sweep.
+    These(&'a [Point]),
+}
+
+/// The right to write a job's results: job, attempt and secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseRef {
+    /// The job.
+    pub job: JobId,
+    /// Counts the job's leases from 1.
+    pub attempt: u32,
+    /// The secret.
+    pub token: LeaseToken,
+}
+
+/// Whether a lease is still held by whoever shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseStatus {
+    /// It is.
+    Held,
+    /// It expired, was given back, or its job is done: nothing was written.
+    Lost,
+}
+
+/// A worker's wish for jobs.
+#[derive(Clone, Debug)]
+pub struct LeaseClaim {
+    /// Who asks.
+    pub worker: WorkerId,
+    /// What it can do.
+    pub rungs: Vec<Rung>,
+    /// At most this many.
+    pub max_jobs: u32,
+    /// How long each lease lasts from now.
+    pub duration: Duration,
+    /// Fresh random bytes from the caller; the secret of every lease of this claim.
+    pub token: LeaseToken,
+}
+
+/// A lease with what it is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The right to write.
+    pub reference: LeaseRef,
+    /// When it ends unless renewed.
+    pub expires: Timestamp,
+}
+
+/// A job in a worker's hands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeasedJob {
+    /// The lease.
+    pub lease: Lease,
+    /// Its sweep.
+    pub sweep: SweepId,
+    /// The sweep's fingerprint.
+    pub sweep_fingerprint: Fingerprint,
+    /// What is measured.
+    pub rung: Rung,
+    /// Where.
+    pub point: Point,
+    /// The queries that still lack a result, ascending; never empty.
+    pub ordinals: Vec<u32>,
+    /// Judgement jobs: the responses to judge, one per ordinal; else empty.
+    pub responses: Vec<Response>,
+}
+
+/// Results of a report, each with its query's ordinal.
+#[derive(Clone, Debug, PartialEq)]
+pub enum JobResults {
+    /// Likelihood jobs.
+    Scores(Vec<(u32, QueryScore)>),
+    /// Generation jobs.
+    Responses(Vec<(u32, Response)>),
+    /// Judgement jobs.
+    Verdicts(Vec<(u32, Verdict)>),
+}
+
+/// A batch of results under a lease.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The right to write.
+    pub lease: LeaseRef,
+    /// The results.
+    pub results: JobResults,
+    /// Whether the job is finished with these.
+    pub finished: bool,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// A parked job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedJob {
+    /// The job.
+    pub id: JobId,
+    /// What it is.
+    pub job: NewJob,
+    /// Lost attempts.
+    pub lost: u32,
+    /// Failed evaluations.
+    pub errors: u32,
+    /// The last error.
+    pub last_error: String,
+}
+
+/// One stored result.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ResultValue {
+    /// Likelihood rung.
+    Score(QueryScore),
+    /// Generation rung.
+    Response(Response),
+    /// Judgement rung.
+    Verdict(Verdict),
+}
+
+/// One stored result with its identity in the sweep.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResultRow {
+    /// Where.
+    pub point: Point,
+    /// Which query.
+    pub ordinal: u32,
+    /// The result.
+    pub value: ResultValue,
+}
+
+/// Results of some whole points.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ResultPage {
+    /// The results.
+    pub rows: Vec<ResultRow>,
+    /// The last point of the page, with or without results; `None` at the end.
+    pub last: Option<Point>,
+}
+
+/// A job's id with its state, for a look at one job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobStatus {
+    /// The job.
+    pub id: JobId,
+    /// What is measured.
+    pub rung: Rung,
+    /// On which queries.
+    pub slice: QuerySlice,
+    /// Where it stands.
+    pub state: JobState,
+    /// The last error, if an attempt failed.
+    pub last_error: Option<String>,
+}

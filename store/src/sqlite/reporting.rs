@@ -1,0 +1,184 @@
+//! Reports: results in, tallies and job brought up to date, in one transaction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::connection::{SqliteStore, begin};
+use super::leases::JobRow;
+use super::results::Decoded;
+use super::{leases, results, sweeps, tallying};
+use crate::error::{During, ReportProblem};
+use crate::layout::SweepLayout;
+use crate::{JobResults, LeaseRef, LeaseStatus, Report, StoreError, Timestamp, check};
+
+const OPERATION: &str = "store a report";
+
+/// See [`crate::Store::report`].
+pub(super) async fn report(
+    store: &SqliteStore,
+    report: &Report,
+    now: Timestamp,
+) -> Result<LeaseStatus, StoreError> {
+    let mut writer = store.writer(OPERATION).await?;
+    let mut transaction = begin(&mut writer, OPERATION).await?;
+    let Some(held) = held_job(&mut transaction, &report.lease, now).await? else {
+        return Ok(LeaseStatus::Lost);
+    };
+    let job = &held.job;
+    let layout = sweeps::layout(store, &mut transaction, job.sweep).await?;
+    check::results(job.id, job.rung, job.slice, &layout, &report.results)?;
+    // Usually the job's sweep is the only one that has the point.
+    let layouts = if held.shared {
+        tallying::sharers(store, &mut transaction, job.point).await?
+    } else {
+        vec![Arc::clone(&layout)]
+    };
+    let stored = store_results(&mut transaction, job, &layout, &layouts, report).await?;
+    if report.finished {
+        leases::close(&mut transaction, job.id).await?;
+    }
+    count(&mut transaction, job, report, &stored).await?;
+    transaction.commit().await.during(OPERATION)?;
+    Ok(LeaseStatus::Held)
+}
+
+struct HeldJob {
+    job: JobRow,
+    /// Whether other sweeps have the point too.
+    shared: bool,
+}
+
+/// The job of a lease; `None` when the lease is lost.
+async fn held_job(
+    connection: &mut SqliteConnection,
+    lease: &LeaseRef,
+    now: Timestamp,
+) -> Result<Option<HeldJob>, StoreError> {
+    let row: Option<(i64, i64, Vec<u8>, String, i64, i64, bool, i64)> = sqlx::query_as(
+        "SELECT j.sweep, j.point, p.ticks, j.rung, j.slice_start, j.slice_end,
+                j.state = 'leased' AND j.attempt = ?2 AND j.token = ?3 AND j.expires >= ?4,
+                (SELECT count(*) FROM sweep_points AS s WHERE s.point = j.point)
+         FROM jobs AS j JOIN points AS p ON p.id = j.point
+         WHERE j.id = ?1",
+    )
+    .bind(lease.job.0)
+    .bind(i64::from(lease.attempt))
+    .bind(lease.token.as_bytes().as_slice())
+    .bind(now.0)
+    .fetch_optional(connection)
+    .await
+    .during(OPERATION)?;
+    let Some((sweep, point, ticks, rung, start, end, held, sharers)) = row else {
+        return Err(StoreError::NoSuchJob(lease.job));
+    };
+    if !held {
+        return Ok(None);
+    }
+    let columns = (lease.job.0, sweep, point, ticks, rung, start, end, i64::from(lease.attempt));
+    Ok(Some(HeldJob { job: JobRow::read(columns)?, shared: sharers > 1 }))
+}
+
+/// How many results a report brought, and how many of them were new.
+struct Stored {
+    results: u64,
+    new: u64,
+}
+
+async fn store_results(
+    connection: &mut SqliteConnection,
+    job: &JobRow,
+    layout: &SweepLayout,
+    layouts: &[Arc<SweepLayout>],
+    report: &Report,
+) -> Result<Stored, StoreError> {
+    let decoded = Decoded { point: job.point, decoding: layout.decoding };
+    match &report.results {
+        JobResults::Scores(scores) => {
+            let rows = by_query(layout, scores);
+            let mut known = results::scores(connection, job.point, layout.levels).await?;
+            let new = results::add_scores(connection, job.point, layout.levels, &rows, &mut known).await?;
+            complete(job, layout, report, |query| known.contains_key(&query))?;
+            if new > 0 {
+                tallying::refresh_likelihood(connection, job.stored_point(), layouts, &known).await?;
+            }
+            Ok(Stored { results: rows.len() as u64, new })
+        }
+        JobResults::Responses(responses) => {
+            let rows = by_query(layout, responses);
+            let new = results::add_responses(connection, decoded, &rows).await?;
+            if report.finished {
+                let known = results::response_hashes(connection, decoded).await?;
+                complete(job, layout, report, |query| known.contains_key(&query))?;
+            }
+            Ok(Stored { results: rows.len() as u64, new })
+        }
+        JobResults::Verdicts(verdicts) => {
+            let rows = by_query(layout, verdicts);
+            let new = results::add_verdicts(connection, decoded, layout.judge, &rows).await?;
+            let known = results::verdicts(connection, decoded, layout.judge).await?;
+            complete(job, layout, report, |query| known.contains_key(&query))?;
+            let kind = (layout.decoding, layout.judge);
+            tallying::refresh_judgement(connection, job.stored_point(), layouts, kind, &known).await?;
+            Ok(Stored { results: rows.len() as u64, new })
+        }
+    }
+}
+
+/// Results by the store's number of their query.
+fn by_query<'a, T>(layout: &SweepLayout, results: &'a [(u32, T)]) -> Vec<(i64, &'a T)> {
+    results.iter().filter_map(|(ordinal, result)| Some((layout.query(*ordinal)?, result))).collect()
+}
+
+/// Refuses a last report that leaves a query without a result.
+fn complete(
+    job: &JobRow,
+    layout: &SweepLayout,
+    report: &Report,
+    has: impl Fn(i64) -> bool,
+) -> Result<(), StoreError> {
+    if !report.finished {
+        return Ok(());
+    }
+    let missing = layout.missing(job.slice, has);
+    match missing.first() {
+        None => Ok(()),
+        Some((first, _)) => Err(StoreError::BadReport {
+            job: job.id,
+            problem: ReportProblem::Unfinished {
+                missing: missing.len(),
+                wanted: job.slice.len(),
+                first: *first,
+            },
+        }),
+    }
+}
+
+async fn count(
+    connection: &mut SqliteConnection,
+    job: &JobRow,
+    report: &Report,
+    stored: &Stored,
+) -> Result<(), StoreError> {
+    let nanos = |duration: Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+    // Sums stop at the largest number instead of failing: a worker's clock is outside data.
+    sqlx::query(
+        "UPDATE sweep_totals
+         SET results = results + ?2, duplicate_results = duplicate_results + ?3,
+             load_nanos = load_nanos + min(?4, 9223372036854775807 - load_nanos),
+             merge_nanos = merge_nanos + min(?5, 9223372036854775807 - merge_nanos),
+             evaluate_nanos = evaluate_nanos + min(?6, 9223372036854775807 - evaluate_nanos)
+         WHERE sweep = ?1",
+    )
+    .bind(job.sweep.0)
+    .bind(stored.new as i64)
+    .bind((stored.results - stored.new) as i64)
+    .bind(nanos(report.timings.load))
+    .bind(nanos(report.timings.merge))
+    .bind(nanos(report.timings.evaluate))
+    .execute(connection)
+    .await
+    .during(OPERATION)?;
+    Ok(())
+}

@@ -1,0 +1,311 @@
+//! Stored results of a point: reading and adding scores, responses and verdicts.
+
+use std::collections::HashMap;
+
+use avsweep_domain::{FinishReason, Fingerprint, Label, Level, QueryScore, Response, Verdict};
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{QueryBuilder, Sqlite};
+
+use crate::codec::{self, CodecError};
+use crate::error::During;
+use crate::layout::SweepLayout;
+use crate::StoreError;
+
+/// Scores of a point by query.
+pub(super) type Scores = HashMap<i64, QueryScore>;
+/// Verdicts of a point by query.
+pub(super) type Verdicts = HashMap<i64, Verdict>;
+
+/// Rows of one INSERT: far below SQLite's limit on parameters.
+const ROWS_AT_ONCE: usize = 500;
+
+/// A stored number that is never negative.
+pub(super) fn wide(value: i64, what: impl Fn() -> String) -> Result<u64, StoreError> {
+    u64::try_from(value).map_err(|_| StoreError::corrupt(what(), format!("{value} is negative")))
+}
+
+/// A stored number that fits 32 bits and is never negative.
+pub(super) fn narrow(value: i64, what: impl Fn() -> String) -> Result<u32, StoreError> {
+    u32::try_from(value)
+        .map_err(|_| StoreError::corrupt(what(), format!("{value} is out of its field's range")))
+}
+
+/// A point's number and its decode settings: what responses hang on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decoded {
+    pub(super) point: i64,
+    pub(super) decoding: i64,
+}
+
+/// Adds a block's scores to what is known of a point.
+pub(super) fn read_block(
+    point: i64,
+    block: &[u8],
+    levels: usize,
+    scores: &mut Scores,
+) -> Result<(), StoreError> {
+    codec::read_score_block(block, levels, |query, score| {
+        scores.entry(query).or_insert(score);
+    })
+    .map_err(|error: CodecError| StoreError::corrupt(format!("a score block of point {point}"), error))
+}
+
+/// Every score of a point.
+pub(super) async fn scores(
+    connection: &mut SqliteConnection,
+    point: i64,
+    levels: usize,
+) -> Result<Scores, StoreError> {
+    let blocks: Vec<(Vec<u8>,)> =
+        sqlx::query_as("SELECT scores FROM score_blocks WHERE point = ?1 ORDER BY id")
+            .bind(point)
+            .fetch_all(connection)
+            .await
+            .during("read scores")?;
+    let mut scores = Scores::new();
+    for (block,) in &blocks {
+        read_block(point, block, levels, &mut scores)?;
+    }
+    Ok(scores)
+}
+
+/// Adds scores to a point in one block, leaving out queries that it has a score for. Returns how many were new.
+pub(super) async fn add_scores(
+    connection: &mut SqliteConnection,
+    point: i64,
+    levels: usize,
+    results: &[(i64, &QueryScore)],
+    known: &mut Scores,
+) -> Result<u64, StoreError> {
+    let mut new = Vec::with_capacity(results.len());
+    for (query, score) in results {
+        if let std::collections::hash_map::Entry::Vacant(entry) = known.entry(*query) {
+            entry.insert((*score).clone());
+            new.push((*query, *score));
+        }
+    }
+    if new.is_empty() {
+        return Ok(0);
+    }
+    let count = new.len() as u64;
+    sqlx::query("INSERT INTO score_blocks (point, scores) VALUES (?1, ?2)")
+        .bind(point)
+        .bind(codec::score_block(levels, new))
+        .execute(connection)
+        .await
+        .during("store scores")?;
+    Ok(count)
+}
+
+/// The queries that a point has a response to, each with the response's hash.
+pub(super) async fn response_hashes(
+    connection: &mut SqliteConnection,
+    decoded: Decoded,
+) -> Result<HashMap<i64, Vec<u8>>, StoreError> {
+    let rows: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("SELECT query, hash FROM responses WHERE point = ?1 AND decoding = ?2")
+            .bind(decoded.point)
+            .bind(decoded.decoding)
+            .fetch_all(connection)
+            .await
+            .during("read responses")?;
+    Ok(rows.into_iter().collect())
+}
+
+/// Every response of a point, by query.
+pub(super) async fn responses(
+    connection: &mut SqliteConnection,
+    decoded: Decoded,
+) -> Result<HashMap<i64, Response>, StoreError> {
+    let rows: Vec<(i64, i64, String, String)> = sqlx::query_as(
+        "SELECT query, tokens, finish, text FROM responses WHERE point = ?1 AND decoding = ?2",
+    )
+    .bind(decoded.point)
+    .bind(decoded.decoding)
+    .fetch_all(connection)
+    .await
+    .during("read responses")?;
+    rows.into_iter()
+        .map(|(query, tokens, finish, text)| Ok((query, read_response(decoded.point, tokens, &finish, text)?)))
+        .collect()
+}
+
+/// A response from its columns.
+pub(super) fn read_response(
+    point: i64,
+    tokens: i64,
+    finish: &str,
+    text: String,
+) -> Result<Response, StoreError> {
+    let what = || format!("a response of point {point}");
+    let finish = match finish {
+        "stop" => FinishReason::Stop,
+        "length" => FinishReason::Length,
+        other => return Err(StoreError::corrupt(what(), format!("finish reason '{other}' is unknown"))),
+    };
+    Ok(Response { text, tokens: narrow(tokens, what)?, finish })
+}
+
+/// Adds responses to a point, leaving out queries that it has one for. Returns how many were new.
+pub(super) async fn add_responses(
+    connection: &mut SqliteConnection,
+    decoded: Decoded,
+    results: &[(i64, &Response)],
+) -> Result<u64, StoreError> {
+    let mut added = 0;
+    for rows in results.chunks(ROWS_AT_ONCE) {
+        let mut insert = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO responses (point, decoding, query, hash, tokens, finish, text) ",
+        );
+        insert.push_values(rows, |mut row, (query, response)| {
+            row.push_bind(decoded.point)
+                .push_bind(decoded.decoding)
+                .push_bind(*query)
+                .push_bind(Fingerprint::of(response.text.as_bytes()).as_bytes().to_vec())
+                .push_bind(i64::from(response.tokens))
+                .push_bind(match response.finish {
+                    FinishReason::Stop => "stop",
+                    FinishReason::Length => "length",
+                })
+                .push_bind(response.text.clone());
+        });
+        insert.push(" ON CONFLICT DO NOTHING");
+        let done = insert.build().execute(&mut *connection).await.during("store responses")?;
+        added += done.rows_affected();
+    }
+    Ok(added)
+}
+
+/// Every verdict on a point's responses that its judgement jobs brought in or found stored.
+pub(super) async fn verdicts(
+    connection: &mut SqliteConnection,
+    decoded: Decoded,
+    judge: i64,
+) -> Result<Verdicts, StoreError> {
+    let rows: Vec<(i64, i64, Option<f64>, Option<String>)> = sqlx::query_as(
+        "SELECT p.query, v.label, v.confidence, v.reason
+         FROM point_verdicts AS p JOIN verdicts AS v ON v.id = p.verdict
+         WHERE p.point = ?1 AND p.decoding = ?2 AND p.judge = ?3",
+    )
+    .bind(decoded.point)
+    .bind(decoded.decoding)
+    .bind(judge)
+    .fetch_all(connection)
+    .await
+    .during("read verdicts")?;
+    rows.into_iter()
+        .map(|(query, label, confidence, reason)| {
+            Ok((query, read_verdict(decoded.point, label, confidence, reason)?))
+        })
+        .collect()
+}
+
+const UNCLEAR: i64 = -1;
+const REFUSED: i64 = -2;
+
+/// A verdict from its columns.
+pub(super) fn read_verdict(
+    point: i64,
+    label: i64,
+    confidence: Option<f64>,
+    reason: Option<String>,
+) -> Result<Verdict, StoreError> {
+    let label = match label {
+        UNCLEAR => Label::Unclear,
+        REFUSED => Label::Refused,
+        level => Label::Level(Level(u8::try_from(level).map_err(|_| {
+            StoreError::corrupt(format!("a verdict of point {point}"), format!("label {level} is unknown"))
+        })?)),
+    };
+    Ok(Verdict { label, confidence, reason })
+}
+
+/// Adds verdicts on a point's responses, leaving out those that are there for the same query, response and judge.
+/// Returns how many were new.
+pub(super) async fn add_verdicts(
+    connection: &mut SqliteConnection,
+    decoded: Decoded,
+    judge: i64,
+    results: &[(i64, &Verdict)],
+) -> Result<u64, StoreError> {
+    let hashes = response_hashes(connection, decoded).await?;
+    let rows: Vec<_> = results
+        .iter()
+        .map(|(query, verdict)| match hashes.get(query) {
+            Some(hash) => Ok((*query, hash.clone(), *verdict)),
+            None => Err(StoreError::corrupt(
+                format!("point {}", decoded.point),
+                format!("a verdict was asked for on query {query}, which has no response"),
+            )),
+        })
+        .collect::<Result<_, _>>()?;
+    let mut added = 0;
+    for rows in rows.chunks(ROWS_AT_ONCE) {
+        let mut insert =
+            QueryBuilder::<Sqlite>::new("INSERT INTO verdicts (judge, query, hash, label, confidence, reason) ");
+        insert.push_values(rows, |mut row, (query, hash, verdict)| {
+            row.push_bind(judge)
+                .push_bind(*query)
+                .push_bind(hash.clone())
+                .push_bind(match verdict.label {
+                    Label::Level(level) => i64::from(level.0),
+                    Label::Unclear => UNCLEAR,
+                    Label::Refused => REFUSED,
+                })
+                .push_bind(verdict.confidence)
+                .push_bind(verdict.reason.clone());
+        });
+        insert.push(" ON CONFLICT DO NOTHING");
+        let done = insert.build().execute(&mut *connection).await.during("store verdicts")?;
+        added += done.rows_affected();
+    }
+    let queries: Vec<i64> = results.iter().map(|(query, _)| *query).collect();
+    resolve_verdicts(connection, decoded, judge, &queries).await?;
+    Ok(added)
+}
+
+/// Gives the point's responses to these queries the verdicts that are stored for the same query, response and judge.
+/// Returns how many were given one that had none.
+pub(super) async fn resolve_verdicts(
+    connection: &mut SqliteConnection,
+    decoded: Decoded,
+    judge: i64,
+    queries: &[i64],
+) -> Result<u64, StoreError> {
+    let done = sqlx::query(
+        "INSERT INTO point_verdicts (point, decoding, judge, query, verdict)
+         SELECT r.point, r.decoding, v.judge, r.query, v.id
+         FROM json_each(?4) AS wanted
+         CROSS JOIN responses AS r ON r.point = ?1 AND r.decoding = ?2 AND r.query = wanted.value
+         CROSS JOIN verdicts AS v ON v.judge = ?3 AND v.query = r.query AND v.hash = r.hash
+         WHERE true
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(decoded.point)
+    .bind(decoded.decoding)
+    .bind(judge)
+    .bind(json_numbers(queries))
+    .execute(connection)
+    .await
+    .during("look up verdicts")?;
+    Ok(done.rows_affected())
+}
+
+/// The queries of a slice, each once.
+pub(super) fn queries_of(layout: &SweepLayout, slice: avsweep_domain::QuerySlice) -> Vec<i64> {
+    layout.missing(slice, |_| false).into_iter().map(|(_, query)| query).collect()
+}
+
+/// Numbers as a JSON array, the form in which SQLite takes a list.
+pub(super) fn json_numbers(numbers: &[i64]) -> String {
+    let mut text = String::with_capacity(2 + 6 * numbers.len());
+    for number in numbers {
+        text.push(if text.is_empty() { '[' } else { ',' });
+        text.push_str(&number.to_string());
+    }
+    if text.is_empty() {
+        text.push('[');
+    }
+    text.push(']');
+    text
+}

@@ -1,0 +1,202 @@
+//! Tallies: kept with every report, read in one scan.
+
+use std::sync::Arc;
+
+use avsweep_domain::{PointId, PointTallies, QuerySet, Rung, SetTallies, SweepId};
+use sqlx::sqlite::SqliteConnection;
+
+use super::connection::SqliteStore;
+use super::results::{Decoded, Scores, Verdicts};
+use super::{results, sweeps};
+use crate::error::During;
+use crate::layout::SweepLayout;
+use crate::{PointFilter, StoreError, codec};
+
+/// Above this many points asked for, reading all of them and choosing is faster.
+const FEW_POINTS: usize = 2000;
+
+type TallyRow = (i64, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// See [`crate::Store::tallies`].
+pub(super) async fn read(
+    store: &SqliteStore,
+    sweep: SweepId,
+    filter: PointFilter<'_>,
+) -> Result<Vec<PointTallies>, StoreError> {
+    const OPERATION: &str = "read tallies";
+    let mut reader = store.reader().await?;
+    let layout = sweeps::layout(store, &mut reader, sweep).await?;
+    let wanted = match filter {
+        PointFilter::All => None,
+        PointFilter::These(points) => Some(
+            points
+                .iter()
+                .filter(|point| point.dimensions() == layout.dimensions)
+                .map(codec::ticks)
+                .collect::<std::collections::BTreeSet<_>>(),
+        ),
+    };
+    let few = wanted.as_ref().filter(|wanted| wanted.len() <= FEW_POINTS);
+    let mut rows: Vec<TallyRow> = if let Some(wanted) = few {
+        let width = codec::ticks_width(layout.dimensions);
+        // ?2: the ticks one after another, ?3 bytes each; ?4: how many.
+        sqlx::query_as(
+            "WITH RECURSIVE series (i) AS (SELECT 0 WHERE ?4 > 0 UNION ALL SELECT i + 1 FROM series WHERE i + 1 < ?4)
+             SELECT s.point, s.ticks,
+                    s.search_likelihood, s.search_judgement, s.confirm_likelihood, s.confirm_judgement
+             FROM series CROSS JOIN sweep_points AS s
+               ON s.sweep = ?1 AND s.ticks = substr(?2, 1 + ?3 * i, ?3)
+             ORDER BY i",
+        )
+        .bind(sweep.0)
+        .bind(wanted.iter().flatten().copied().collect::<Vec<u8>>())
+        .bind(width as i64)
+        .bind(wanted.len() as i64)
+        .fetch_all(&mut *reader)
+        .await
+        .during(OPERATION)?
+    } else {
+        sqlx::query_as(
+            "SELECT point, ticks, search_likelihood, search_judgement, confirm_likelihood, confirm_judgement
+             FROM sweep_points WHERE sweep = ?1 ORDER BY ticks",
+        )
+        .bind(sweep.0)
+        .fetch_all(&mut *reader)
+        .await
+        .during(OPERATION)?
+    };
+    drop(reader);
+    if let Some(wanted) = &wanted
+        && few.is_none()
+    {
+        rows.retain(|row| wanted.contains(&row.1));
+    }
+    rows.into_iter().map(|row| read_row(&layout, row)).collect()
+}
+
+fn read_row(layout: &SweepLayout, row: TallyRow) -> Result<PointTallies, StoreError> {
+    let (id, ticks, search_likelihood, search_judgement, confirm_likelihood, confirm_judgement) = row;
+    let corrupt = |error| StoreError::corrupt(format!("the tallies of point {id}"), error);
+    let set = |likelihood: Option<Vec<u8>>, judgement: Option<Vec<u8>>| {
+        Ok(SetTallies {
+            likelihood: likelihood
+                .map(|bytes| codec::read_likelihood_tallies(&bytes, layout.domains, layout.levels))
+                .transpose()?,
+            judgement: judgement
+                .map(|bytes| codec::read_judgement_tallies(&bytes, layout.domains, layout.levels))
+                .transpose()?,
+        })
+    };
+    Ok(PointTallies {
+        id: PointId(id),
+        point: codec::read_ticks(&ticks).map_err(corrupt)?,
+        search: set(search_likelihood, search_judgement).map_err(corrupt)?,
+        confirm: set(confirm_likelihood, confirm_judgement).map_err(corrupt)?,
+    })
+}
+
+/// A point of some sweep: its number and its ticks as stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StoredPoint<'a> {
+    pub(super) id: i64,
+    pub(super) ticks: &'a [u8],
+}
+
+/// The layouts of every sweep that has the point: new results there count in all of them.
+pub(super) async fn sharers(
+    store: &SqliteStore,
+    connection: &mut SqliteConnection,
+    point: i64,
+) -> Result<Vec<Arc<SweepLayout>>, StoreError> {
+    let rows: Vec<(i64,)> = sqlx::query_as("SELECT sweep FROM sweep_points WHERE point = ?1")
+        .bind(point)
+        .fetch_all(&mut *connection)
+        .await
+        .during("find the sweeps of a point")?;
+    let mut layouts = Vec::with_capacity(rows.len());
+    for (sweep,) in rows {
+        layouts.push(sweeps::layout(store, connection, SweepId(sweep)).await?);
+    }
+    Ok(layouts)
+}
+
+/// Brings a point's likelihood tallies up to date in these sweeps.
+pub(super) async fn refresh_likelihood(
+    connection: &mut SqliteConnection,
+    point: StoredPoint<'_>,
+    layouts: &[Arc<SweepLayout>],
+    scores: &Scores,
+) -> Result<(), StoreError> {
+    for layout in layouts {
+        let packed = |set| {
+            layout
+                .count_scores(set, |query| scores.get(&query))
+                .map(|tallies| codec::likelihood_tallies(layout.levels, &tallies))
+        };
+        sqlx::query(
+            "UPDATE sweep_points SET search_likelihood = ?3, confirm_likelihood = ?4
+             WHERE sweep = ?1 AND ticks = ?2",
+        )
+        .bind(layout.id.0)
+        .bind(point.ticks)
+        .bind(packed(QuerySet::Search))
+        .bind(packed(QuerySet::Confirm))
+        .execute(&mut *connection)
+        .await
+        .during("store tallies")?;
+    }
+    Ok(())
+}
+
+/// Brings a point's judgement tallies up to date in those of these sweeps that decode and judge alike.
+pub(super) async fn refresh_judgement(
+    connection: &mut SqliteConnection,
+    point: StoredPoint<'_>,
+    layouts: &[Arc<SweepLayout>],
+    (decoding, judge): (i64, i64),
+    verdicts: &Verdicts,
+) -> Result<(), StoreError> {
+    for layout in layouts.iter().filter(|layout| (layout.decoding, layout.judge) == (decoding, judge)) {
+        let packed = |set| {
+            layout
+                .count_verdicts(set, |query| verdicts.get(&query))
+                .map(|tallies| codec::judgement_tallies(layout.levels, &tallies))
+        };
+        sqlx::query(
+            "UPDATE sweep_points SET search_judgement = ?3, confirm_judgement = ?4
+             WHERE sweep = ?1 AND ticks = ?2",
+        )
+        .bind(layout.id.0)
+        .bind(point.ticks)
+        .bind(packed(QuerySet::Search))
+        .bind(packed(QuerySet::Confirm))
+        .execute(&mut *connection)
+        .await
+        .during("store tallies")?;
+    }
+    Ok(())
+}
+
+/// Brings a point's tallies of one rung up to date in every sweep that has it, from what is stored.
+pub(super) async fn refresh_everywhere(
+    store: &SqliteStore,
+    connection: &mut SqliteConnection,
+    point: StoredPoint<'_>,
+    layout: &SweepLayout,
+    rung: Rung,
+) -> Result<(), StoreError> {
+    match rung {
+        Rung::Likelihood => {
+            let layouts = sharers(store, connection, point.id).await?;
+            let scores = results::scores(connection, point.id, layout.levels).await?;
+            refresh_likelihood(connection, point, &layouts, &scores).await
+        }
+        Rung::Generation => Ok(()),
+        Rung::Judgement => {
+            let layouts = sharers(store, connection, point.id).await?;
+            let decoded = Decoded { point: point.id, decoding: layout.decoding };
+            let verdicts = results::verdicts(connection, decoded, layout.judge).await?;
+            refresh_judgement(connection, point, &layouts, (layout.decoding, layout.judge), &verdicts).await
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Evaluates jobs on an engine: load once, merge per point, score or generate in chunks.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use avsweep_domain::{
+    Dtype, Fingerprint, FinishReason, Point, QueryScore, ReferenceScore, Response, Rung, SweepDefinition,
+};
+use avsweep_engine::{
+    AlignmentVector, BaseModel, Coefficient, Engine, Message, PreparedPrompts, PreparedScores, PromptItem,
+    Sampling, ScoreItem, WeightType,
+};
+
+use crate::error::{JobError, WorkerError};
+
+/// What an engine is asked to do.
+#[derive(Debug, Clone)]
+pub(crate) struct Task {
+    pub(crate) definition: Arc<SweepDefinition>,
+    pub(crate) sweep_fingerprint: Fingerprint,
+    pub(crate) rung: Rung,
+    pub(crate) point: Point,
+    pub(crate) ordinals: Vec<u32>,
+}
+
+/// Results of one chunk.
+#[derive(Debug)]
+pub(crate) enum ChunkResults {
+    Scores(Vec<(u32, QueryScore)>),
+    Responses(Vec<(u32, Response)>),
+}
+
+/// Where the time of a chunk went.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Spent {
+    pub(crate) load: Duration,
+    pub(crate) merge: Duration,
+    pub(crate) evaluate: Duration,
+}
+
+/// Whether the caller wants more chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wish {
+    GoOn,
+    Stop,
+}
+
+/// How a task ended, when it did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Finished,
+    Stopped,
+}
+
+/// Why a task failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The job cannot be done; others may.
+    Job(JobError),
+    /// This worker cannot go on.
+    Worker(WorkerError),
+}
+
+/// Floating-point work of a chunk, about: small enough that results come every few seconds on two cores, large
+/// enough that a small model takes a whole job at once. A function of job and model only (law 5).
+const CHUNK_FLOP: f64 = 5e11;
+
+/// An engine with what it has loaded and prepared.
+#[derive(Default)]
+pub(crate) struct Evaluator {
+    loaded: Option<Loaded>,
+    prepared: Option<Prepared>,
+}
+
+struct Loaded {
+    recipe: Fingerprint,
+    engine: Engine,
+    merged: Option<Point>,
+}
+
+/// One sweep's queries, tokenised.
+struct Prepared {
+    sweep: Fingerprint,
+    scores: PreparedScores,
+    prompts: PreparedPrompts,
+    /// Tokens that scoring each query computes, by ordinal.
+    score_tokens: Vec<usize>,
+    /// The last selection; consecutive jobs usually ask for the same queries.
+    selected: Option<(Vec<u32>, PreparedScores)>,
+}
+
+impl Evaluator {
+    /// Evaluates a task chunk by chunk; `emit` takes each chunk's results and says whether to go on.
+    pub(crate) fn evaluate(
+        &mut self,
+        task: &Task,
+        mut emit: impl FnMut(ChunkResults, Spent) -> Wish,
+    ) -> Result<End, Failure> {
+        let mut spent = Spent::default();
+        let started = Instant::now();
+        self.load(task).map_err(Failure::Worker)?;
+        self.prepare(task);
+        spent.load = started.elapsed();
+
+        let started = Instant::now();
+        self.merge(&task.point).map_err(Failure::Job)?;
+        spent.merge = started.elapsed();
+
+        let chunks = self.chunks(task);
+        for chunk in chunks {
+            let started = Instant::now();
+            let results = match task.rung {
+                Rung::Likelihood => ChunkResults::Scores(self.score(task, &chunk).map_err(Failure::Job)?),
+                Rung::Generation => {
+                    ChunkResults::Responses(self.generate(task, &chunk).map_err(Failure::Job)?)
+                }
+                Rung::Judgement => return Err(Failure::Job(JobError::WrongRung(task.rung))),
+            };
+            spent.evaluate = started.elapsed();
+            if emit(results, std::mem::take(&mut spent)) == Wish::Stop {
+                return Ok(End::Stopped);
+            }
+        }
+        Ok(End::Finished)
+    }
+
+    /// Loads the sweep's model unless it is loaded. The files must be those that the sweep was created with.
+    fn load(&mut self, task: &Task) -> Result<(), WorkerError> {
+        let definition = &task.definition;
+        let recipe = definition.recipe_fingerprint();
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.recipe == recipe) {
+            return Ok(());
+        }
+        // The old model goes first: two may not fit.
+        self.loaded = None;
+        self.prepared = None;
+        let base = BaseModel::open(Path::new(&definition.model.path))?;
+        check_fingerprint(&definition.model.path, base.fingerprint(), &definition.model.fingerprint)?;
+        let vectors = definition
+            .vectors
+            .iter()
+            .map(|source| {
+                let vector = AlignmentVector::open(Path::new(&source.path), &base)?;
+                check_fingerprint(&source.path, vector.fingerprint(), &source.fingerprint)?;
+                Ok(vector)
+            })
+            .collect::<Result<Vec<_>, WorkerError>>()?;
+        let coefficients: Vec<Coefficient> = definition
+            .space
+            .coefficients()
+            .iter()
+            .map(|coefficient| Coefficient {
+                name: coefficient.name.clone(),
+                vector: coefficient.vector,
+                tensors: coefficient.tensors.clone(),
+            })
+            .collect();
+        let dtype = match definition.model.dtype {
+            Dtype::F32 => WeightType::F32,
+            Dtype::Bf16 => WeightType::Bf16,
+            Dtype::F16 => WeightType::F16,
+        };
+        let engine = Engine::load(base, vectors, &coefficients, dtype)?;
+        self.loaded = Some(Loaded { recipe, engine, merged: None });
+        Ok(())
+    }
+
+    /// Tokenises the sweep's queries unless that is done.
+    fn prepare(&mut self, task: &Task) {
+        let Some(loaded) = &self.loaded else { return };
+        if self.prepared.as_ref().is_some_and(|prepared| prepared.sweep == task.sweep_fingerprint) {
+            return;
+        }
+        let definition = &task.definition;
+        let messages = |query: &avsweep_domain::Query| {
+            query
+                .messages
+                .iter()
+                .map(|message| Message::new(message.role.as_str(), &message.content))
+                .collect()
+        };
+        let scores: Vec<ScoreItem> = definition
+            .queries()
+            .map(|entry| ScoreItem {
+                messages: messages(entry.query),
+                references: entry.query.references.clone(),
+            })
+            .collect();
+        let prompts: Vec<PromptItem> = definition
+            .queries()
+            .map(|entry| PromptItem {
+                messages: messages(entry.query),
+                seed: query_seed(definition.evaluation.decode.seed, &entry.query.fingerprint()),
+            })
+            .collect();
+        let scores = loaded.engine.prepare_scores(&scores);
+        self.prepared = Some(Prepared {
+            sweep: task.sweep_fingerprint,
+            score_tokens: (0..scores.len()).map(|index| scores.select(&[index]).tokens()).collect(),
+            prompts: loaded.engine.prepare_prompts(&prompts),
+            scores,
+            selected: None,
+        });
+    }
+
+    fn merge(&mut self, point: &Point) -> Result<(), JobError> {
+        let loaded = self.loaded.as_mut().ok_or(JobError::NothingLoaded)?;
+        // The same point again is the same model: merging starts from the base every time (law 1).
+        if loaded.merged.as_ref() != Some(point) {
+            loaded.merged = None;
+            loaded.engine.merge(&point.to_f64())?;
+            loaded.merged = Some(point.clone());
+        }
+        Ok(())
+    }
+
+    /// The task's ordinals cut where [`CHUNK_FLOP`] is reached.
+    fn chunks(&self, task: &Task) -> Vec<Vec<u32>> {
+        let (Some(loaded), Some(prepared)) = (&self.loaded, &self.prepared) else { return Vec::new() };
+        let flop_per_token = 2.0 * loaded.engine.base().parameters() as f64;
+        let new_tokens = task.definition.evaluation.decode.max_new_tokens as usize;
+        let mut chunks: Vec<Vec<u32>> = Vec::new();
+        let mut flop = f64::INFINITY;
+        for ordinal in &task.ordinals {
+            let tokens = match task.rung {
+                Rung::Generation => new_tokens,
+                Rung::Likelihood | Rung::Judgement => {
+                    prepared.score_tokens.get(*ordinal as usize).copied().unwrap_or_default()
+                }
+            };
+            let cost = tokens as f64 * flop_per_token;
+            match chunks.last_mut() {
+                Some(chunk) if flop + cost <= CHUNK_FLOP => {
+                    chunk.push(*ordinal);
+                    flop += cost;
+                }
+                _ => {
+                    chunks.push(vec![*ordinal]);
+                    flop = cost;
+                }
+            }
+        }
+        chunks
+    }
+
+    fn score(&mut self, task: &Task, ordinals: &[u32]) -> Result<Vec<(u32, QueryScore)>, JobError> {
+        let (Some(loaded), Some(prepared)) = (&self.loaded, &mut self.prepared) else {
+            return Err(JobError::NothingLoaded);
+        };
+        if prepared.selected.as_ref().is_none_or(|(selected, _)| selected != ordinals) {
+            let selection = prepared.scores.select(&indices(ordinals, prepared.scores.len())?);
+            prepared.selected = Some((ordinals.to_vec(), selection));
+        }
+        let Some((_, selection)) = &prepared.selected else { return Err(JobError::NothingLoaded) };
+        let results = loaded.engine.score(selection)?;
+        ordinals
+            .iter()
+            .zip(results)
+            .map(|(ordinal, result)| {
+                let scores = result.map_err(|source| item_error(task, *ordinal, source))?;
+                let scores = scores
+                    .into_iter()
+                    .map(|score| ReferenceScore {
+                        // Rounding may lift a certain reference above 0.
+                        log_prob_sum: score.log_prob_sum.min(0.0),
+                        tokens: score.tokens,
+                        bytes: score.bytes,
+                    })
+                    .collect();
+                Ok((*ordinal, QueryScore(scores)))
+            })
+            .collect()
+    }
+
+    fn generate(&mut self, task: &Task, ordinals: &[u32]) -> Result<Vec<(u32, Response)>, JobError> {
+        let (Some(loaded), Some(prepared)) = (&self.loaded, &self.prepared) else {
+            return Err(JobError::NothingLoaded);
+        };
+        let decode = &task.definition.evaluation.decode;
+        let sampling = Sampling {
+            temperature: decode.temperature,
+            top_p: decode.top_p,
+            ..Sampling::greedy(decode.max_new_tokens as usize)
+        };
+        let selection = prepared.prompts.select(&indices(ordinals, prepared.prompts.len())?);
+        let results = loaded.engine.generate(&selection, &sampling)?;
+        ordinals
+            .iter()
+            .zip(results)
+            .map(|(ordinal, result)| {
+                let generation = result.map_err(|source| item_error(task, *ordinal, source))?;
+                let finish = match generation.finish {
+                    avsweep_engine::FinishReason::Stop => FinishReason::Stop,
+                    avsweep_engine::FinishReason::Length => FinishReason::Length,
+                };
+                Ok((*ordinal, Response { text: generation.text, tokens: generation.tokens, finish }))
+            })
+            .collect()
+    }
+}
+
+/// Ordinals as indices into what was prepared.
+fn indices(ordinals: &[u32], known: usize) -> Result<Vec<usize>, JobError> {
+    ordinals
+        .iter()
+        .map(|ordinal| {
+            let index = *ordinal as usize;
+            if index < known { Ok(index) } else { Err(JobError::UnknownQuery { ordinal: *ordinal, known }) }
+        })
+        .collect()
+}
+
+fn item_error(task: &Task, ordinal: u32, source: avsweep_engine::ItemError) -> JobError {
+    let query = task
+        .definition
+        .queries()
+        .nth(ordinal as usize)
+        .map_or_else(|| ordinal.to_string(), |entry| entry.query.id.clone());
+    JobError::Query { query, source }
+}
+
+/// A query's own sampling seed: a function of the sweep's seed and the query, of nothing else (law 5).
+fn query_seed(seed: u64, query: &Fingerprint) -> u64 {
+    let mut builder = avsweep_domain::FingerprintBuilder::new("avsweep sampling seed 1");
+    let hash = builder.bytes(&seed.to_le_bytes()).fingerprint(query).finish();
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hash.as_bytes()[..8]);
+    u64::from_le_bytes(bytes)
+}
+
+fn check_fingerprint(path: &str, found: &str, wanted: &Fingerprint) -> Result<(), WorkerError> {
+    if found == wanted.to_string() {
+        return Ok(());
+    }
+    Err(WorkerError::FilesDiffer {
+        path: path.to_owned(),
+        found: found.chars().take(12).collect(),
+        wanted: wanted.short(),
+    })
+}

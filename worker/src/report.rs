@@ -1,0 +1,74 @@
+//! Results on their way to the coordinator.
+
+use std::time::Duration;
+
+use avsweep_domain::Rung;
+use avsweep_proto::v1;
+
+use crate::evaluator::{ChunkResults, Spent};
+
+/// Results of one job that are not reported yet.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    results: v1::report_request::Results,
+    timings: v1::Timings,
+}
+
+impl Batch {
+    /// An empty batch for a job of this rung.
+    pub(crate) fn new(rung: Rung) -> Self {
+        let results = match rung {
+            Rung::Likelihood => v1::report_request::Results::Scores(v1::ScoreResults::default()),
+            Rung::Generation | Rung::Judgement => {
+                v1::report_request::Results::Responses(v1::ResponseResults::default())
+            }
+        };
+        Self { results, timings: v1::Timings::default() }
+    }
+
+    /// Adds a chunk's results.
+    pub(crate) fn add(&mut self, results: ChunkResults, spent: Spent) {
+        match (&mut self.results, results) {
+            (v1::report_request::Results::Scores(all), ChunkResults::Scores(new)) => {
+                all.results.extend(new.iter().map(v1::ScoreResult::from));
+            }
+            (v1::report_request::Results::Responses(all), ChunkResults::Responses(new)) => {
+                all.results.extend(new.iter().map(v1::ResponseResult::from));
+            }
+            // A job has one rung, and so has the engine's answer to it.
+            (_, ChunkResults::Scores(_) | ChunkResults::Responses(_)) => {}
+        }
+        self.timings.load_micros += micros(spent.load);
+        self.timings.merge_micros += micros(spent.merge);
+        self.timings.evaluate_micros += micros(spent.evaluate);
+    }
+
+    /// Whether there is nothing to report.
+    pub(crate) fn is_empty(&self) -> bool {
+        match &self.results {
+            v1::report_request::Results::Scores(scores) => scores.results.is_empty(),
+            v1::report_request::Results::Responses(responses) => responses.results.is_empty(),
+            v1::report_request::Results::Verdicts(verdicts) => verdicts.results.is_empty(),
+        }
+    }
+
+    /// The request that reports the batch.
+    pub(crate) fn into_request(
+        self,
+        worker: String,
+        lease: v1::LeaseRef,
+        finished: bool,
+    ) -> v1::ReportRequest {
+        v1::ReportRequest {
+            worker,
+            lease: Some(lease),
+            finished,
+            timings: Some(self.timings),
+            results: Some(self.results),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
