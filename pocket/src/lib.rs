@@ -14,7 +14,6 @@ pub mod corpus;
 pub mod error;
 pub mod measure;
 pub mod model;
-pub mod nearest;
 pub mod optimizer;
 pub mod probe;
 pub mod products;

@@ -9,7 +9,6 @@ use avsweep_engine::{
 use crate::corpus::{DOMAINS, LEVELS, QueryLine};
 use crate::error::{PocketError, Result, read_text};
 use crate::measure::{PointRates, Rates, level_rates};
-use crate::nearest::nearest;
 use crate::products::Layout;
 
 /// Longest generated answer, in tokens.
@@ -182,4 +181,16 @@ pub fn read_queries(layout: &Layout, domain: usize) -> Result<Vec<QueryLine>> {
             serde_json::from_str(line).map_err(|source| PocketError::Json { path: path.clone(), source })
         })
         .collect()
+}
+
+/// The reference nearest to `text` by chrF, and its chrF; the first of equals.
+fn nearest(text: &str, references: &[String; 3]) -> (usize, f64) {
+    let mut best = (0, f64::NEG_INFINITY);
+    for (level, reference) in references.iter().enumerate() {
+        let score = avsweep_judge::chrf(text, reference);
+        if score > best.1 {
+            best = (level, score);
+        }
+    }
+    best
 }

@@ -89,7 +89,7 @@ impl Layout {
         )?;
         write_text(
             &self.folder.join("coarse.yaml"),
-            &sweep_file("pocket-coarse", "0.5", "A coarse look: 5 × 5 × 5 = 125 points."),
+            &sweep_file("pocket-coarse", "0.25", "A coarse look: 9 × 9 × 9 = 729 points."),
         )
     }
 

@@ -4,6 +4,8 @@ use crate::EngineError;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashMap};
@@ -14,6 +16,10 @@ use std::sync::Arc;
 
 /// Elements that one parallel task scans or converts at a time.
 const BLOCK: usize = 1 << 16;
+
+/// Tensors of at least this many bytes are let go of after a pass over them.
+#[cfg(unix)]
+const LARGE: usize = 4 << 20;
 
 /// The floating-point types that weights are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -125,6 +131,21 @@ impl StoredTensor {
         self.dtype.decode(&self.bytes()[start * size..(start + out.len()) * size], out);
     }
 
+    /// Lets the pages of a large tensor go, so that passing over a model once does not keep it in memory. They come
+    /// back from the file when they are read again.
+    pub(crate) fn release(&self) {
+        #[cfg(unix)]
+        if self.bytes.len() >= LARGE {
+            // SAFETY: the mapping is shared, read-only and backed by a file, so dropped pages are read again
+            // from it with the same content.
+            let advised = unsafe {
+                self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.bytes.start, self.bytes.len())
+            };
+            // Advice only: a system that does not take it keeps the pages.
+            drop(advised);
+        }
+    }
+
     /// Checks that every element is a finite number.
     ///
     /// # Errors
@@ -141,6 +162,7 @@ impl StoredTensor {
             }
             values.iter().position(|value| !value.is_finite()).map(|at| (start + at, values[at]))
         });
+        self.release();
         match offending {
             None => Ok(()),
             Some((index, value)) => Err(EngineError::NonFinite {
@@ -165,6 +187,7 @@ impl StoredTensor {
         } else {
             hasher.update(self.bytes());
         }
+        self.release();
         hasher.finalize()
     }
 

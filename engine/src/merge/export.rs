@@ -90,6 +90,8 @@ pub fn merge_to_folder(model: &MergedModel, out: &Path) -> Result<(), EngineErro
             source.read(index, start, &mut piece, &mut scratch);
             writer.append(&piece)?;
         }
+        tensor.release();
+        vectors.iter().for_each(|vector| vector.release(index));
     }
     writer.finish()
 }

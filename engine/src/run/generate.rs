@@ -8,8 +8,11 @@ use crate::kernels::{Threads, gemm};
 use crate::model::BaseModel;
 use rayon::prelude::*;
 
-/// Sequences that are decoded together.
-const GROUP: usize = 16;
+/// Sequences of a large model that are decoded together: one reading of the weights serves all of them.
+const LARGE_GROUP: usize = 16;
+
+/// Sequences of a small model that are decoded together: few, so that all cores have a group.
+const SMALL_GROUP: usize = 8;
 
 /// Above this many weight bytes a step is bound by reading the weights: then one group uses all cores, instead of
 /// each core reading all weights for a group of its own.
@@ -76,10 +79,10 @@ pub(crate) fn generate(
     let group = |threads| {
         move |group: &[(usize, &PromptTokens)]| Group { base, decoder, settings, threads }.run(group)
     };
-    let finished: Vec<Vec<Finished>> = if base.parameters() * 4 > LARGE_MODEL || ready.len() <= GROUP {
-        ready.chunks(GROUP).map(group(Threads::All)).collect()
+    let finished: Vec<Vec<Finished>> = if base.parameters() * 4 > LARGE_MODEL {
+        ready.chunks(LARGE_GROUP).map(group(Threads::All)).collect()
     } else {
-        ready.par_chunks(GROUP).with_max_len(1).map(group(Threads::One)).collect()
+        ready.par_chunks(SMALL_GROUP).with_max_len(1).map(group(Threads::One)).collect()
     };
     let mut results: Vec<Result<Generation, ItemError>> = prepared
         .items

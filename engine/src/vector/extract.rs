@@ -94,13 +94,18 @@ fn for_pieces(
         difference.iter_mut().zip(&subtrahend).for_each(|(aligned, base)| *aligned -= base);
         take(&difference[..length])?;
     }
+    aligned.release();
+    base.release();
     Ok(())
 }
 
 /// Whether any weight differs; stored types may differ between the two.
 fn differ(aligned: &StoredTensor, base: &StoredTensor) -> bool {
     if aligned.dtype == base.dtype {
-        return aligned.bytes() != base.bytes();
+        let changed = aligned.bytes() != base.bytes();
+        aligned.release();
+        base.release();
+        return changed;
     }
     let mut changed = false;
     let result = for_pieces(aligned, base, |difference| {

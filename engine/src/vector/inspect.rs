@@ -77,6 +77,14 @@ enum Delta {
     Aligned(StoredTensor),
 }
 
+impl Delta {
+    fn release(&self) {
+        if let Self::Stored(tensor) | Self::Aligned(tensor) = self {
+            tensor.release();
+        }
+    }
+}
+
 /// A tensor across the base and all vectors.
 struct Column {
     name: String,
@@ -225,6 +233,8 @@ impl Column {
                 }
             }
         }
+        self.base.iter().for_each(StoredTensor::release);
+        self.deltas.iter().for_each(Delta::release);
         sums
     }
 

@@ -123,6 +123,15 @@ impl AlignmentVector {
         true
     }
 
+    /// Lets go of the memory of one layout tensor after a pass over it.
+    pub(crate) fn release(&self, tensor: usize) {
+        let stored = match &self.inner.form {
+            Form::Delta(deltas) => deltas[tensor].as_ref(),
+            Form::Aligned(aligned) => Some(&aligned[tensor]),
+        };
+        stored.iter().for_each(|stored| stored.release());
+    }
+
     fn stored(&self) -> Vec<StoredTensor> {
         match &self.inner.form {
             Form::Delta(deltas) => deltas.iter().flatten().cloned().collect(),

@@ -94,6 +94,7 @@ fn agrees(engine: &Engine, queries: &[Query]) {
             assert_eq!(score.tokens as usize, reference.tokens.len(), "{}", reference.text);
             assert_eq!(score.bytes as usize, reference.text.len());
             let difference = (score.log_prob_sum - reference.log_prob_sum).abs();
+            println!("log-probabilities differ by {difference:e}");
             assert!(
                 difference <= SUM_TOLERANCE,
                 "{}: log-probabilities differ by {difference:e}",

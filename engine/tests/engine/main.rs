@@ -22,3 +22,15 @@ pub(crate) const SMALL: common::Shape = common::Shape {
     context: 64,
     tied: false,
 };
+
+/// The worker keeps the engine on a thread of its own, and shares what was prepared.
+#[test]
+fn the_engine_can_move_to_another_thread() {
+    fn is_send<T: Send>() {}
+    fn is_shared<T: Send + Sync + Clone>() {}
+    is_send::<avsweep_engine::Engine>();
+    is_shared::<avsweep_engine::BaseModel>();
+    is_shared::<avsweep_engine::AlignmentVector>();
+    is_shared::<avsweep_engine::PreparedScores>();
+    is_shared::<avsweep_engine::PreparedPrompts>();
+}
