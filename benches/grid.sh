@@ -14,7 +14,8 @@ export AVSWEEP_STORE=$work/grid.db
 
 now() { date +%s%N; }
 start=$(now)
-"$avsweep" run examples/pocket/grid.yaml >"$work/table.txt"
+"$avsweep" run examples/pocket/grid.yaml >"$work/table.txt" 2>"$work/said.txt"
+grep "points in" "$work/said.txt"
 echo "grid: $((($(now) - start) / 1000000)) ms wall; $(tail -n 1 "$work/table.txt")"
 echo "store: $(du -k "$AVSWEEP_STORE" | cut -f 1) KiB"
 

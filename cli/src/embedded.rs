@@ -51,6 +51,7 @@ impl Session {
     /// # Errors
     /// When the store cannot be opened, or another process works on it.
     pub(crate) async fn work(path: &Path) -> Result<Self> {
+        anyhow::ensure!(!path.is_dir(), "{}: this is a folder; --store wants a file", path.display());
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("{}: cannot be made", folder.display()))?;

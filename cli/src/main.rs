@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod embedded;
+mod interruption;
 mod output;
 mod report;
 mod sweep_file;

@@ -178,6 +178,22 @@ fn a_reference_missing_for_a_level_names_query_and_level() {
 }
 
 #[test]
+fn a_query_longer_than_the_models_context_is_named_before_any_job_fails_on_it() {
+    let (_folder, sweep) = with_queries(|index, line| {
+        let mut query: serde_json::Value = serde_json::from_str(line).expect("a query");
+        if index == 3 {
+            query["query"] = "What is a lease? ".repeat(2000).into();
+        }
+        query.to_string()
+    });
+    let id: serde_json::Value = serde_json::from_str(
+        fs::read_to_string(pocket().join("legal.jsonl")).expect("committed").lines().nth(3).expect("a line"),
+    )
+    .expect("a query");
+    refused(&sweep, &["domains.legal.queries", id["id"].as_str().expect("an id"), "context"]);
+}
+
+#[test]
 fn an_absent_judge_key_is_refused_before_any_work() {
     let sweep = SweepText { text: sweep().text + "judge: {provider: openai, model: some-model}\n" };
     refused(&sweep, &["OPENAI_API_KEY"]);

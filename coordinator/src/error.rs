@@ -50,6 +50,17 @@ pub enum CoordinatorError {
         /// The most targets answered at once.
         limit: usize,
     },
+    /// Points are to be ranked by judgements that the sweep never makes.
+    #[error(
+        "sweep '{sweep}' cannot rank points by judgement: that takes judged responses to all search queries of a \
+         point, and its evaluation judges {judged}; a sweep with 'generation: all' judges them at every point"
+    )]
+    NotJudged {
+        /// The sweep's name.
+        sweep: String,
+        /// What it judges.
+        judged: &'static str,
+    },
     /// The coordinator is shutting down and hands out nothing more.
     #[error("the coordinator is shutting down")]
     ShuttingDown,

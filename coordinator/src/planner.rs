@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use avsweep_domain::{Rung, SweepDefinition, SweepId, SweepState};
-use avsweep_search::finalists;
 use avsweep_search::strategy::{Decision, History, known_point, next_points, planned_points};
+use avsweep_search::{Finalists, finalists};
 use avsweep_store::{NewJob, Plan, PointFilter, StoreError, SweepRecord};
 use tokio::sync::{Mutex, MutexGuard};
 use tracing::{debug, error, info};
@@ -168,16 +168,24 @@ impl Coordinator {
         Ok(planned)
     }
 
-    /// Plans the likelihoods of the best points on the confirm queries, and their texts.
+    /// Plans the likelihoods of the best points on the confirm queries, and the texts of those that are judged.
     async fn plan_finalists(&self, record: &SweepRecord) -> Result<(), CoordinatorError> {
         let definition = Arc::clone(&record.definition);
         let history = self.store.tallies(record.id, PointFilter::All).await?;
         let per_target = definition.evaluation.finalists_per_target as usize;
-        let points = compute(move || finalists(&definition, &history, per_target)).await;
-        debug!(sweep = record.definition.name, points = points.len(), "finalists chosen");
-        let jobs = points
-            .iter()
-            .flat_map(|point| finalist_jobs(&record.definition, self.settings.max_queries_per_job, point));
+        let Finalists { judged, confirmed } =
+            compute(move || finalists(&definition, &history, per_target)).await;
+        debug!(
+            sweep = record.definition.name,
+            confirmed = confirmed.len(),
+            judged = judged.len(),
+            "finalists chosen"
+        );
+        // Point by point, so that a worker finds all jobs of a merged model together.
+        let jobs = confirmed.iter().flat_map(|point| {
+            let judged = judged.binary_search(point).is_ok();
+            finalist_jobs(&record.definition, self.settings.max_queries_per_job, point, judged)
+        });
         self.plan(record.id, jobs.collect()).await
     }
 

@@ -19,6 +19,9 @@ pub enum Aggregate {
 }
 
 impl Aggregate {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Min, Self::Mean, Self::Product];
+
     /// The aggregate of some rates; 1 when there is none (nothing is asked for, nothing is missed).
     pub fn of(self, rates: impl IntoIterator<Item = f64>) -> f64 {
         let mut count = 0usize;
@@ -73,7 +76,7 @@ mod tests {
         assert_eq!(Aggregate::Min.of([0.5, 0.25, 1.0]), 0.25);
         assert_eq!(Aggregate::Mean.of([0.5, 1.0]), 0.75);
         assert_eq!(Aggregate::Product.of([0.5, 0.5]), 0.25);
-        for aggregate in [Aggregate::Min, Aggregate::Mean, Aggregate::Product] {
+        for aggregate in Aggregate::ALL {
             assert_eq!(aggregate.of([]), 1.0);
         }
     }

@@ -104,7 +104,8 @@ pub struct Evaluation {
     pub likelihood: Coverage,
     /// The generation and judgement rungs.
     pub generation: Coverage,
-    /// Best points per target that go on to the confirm queries and, with `generation: finalists`, to the judge.
+    /// Best points per target that go on to the confirm queries (by any likelihood reading and aggregate) and, with
+    /// `generation: finalists`, to the judge (by the default reading and the weakest domain).
     pub finalists_per_target: u32,
     /// Decoding.
     pub decode: DecodeSettings,
@@ -217,6 +218,9 @@ pub enum DefinitionError {
         /// How many vectors there are.
         count: usize,
     },
+    /// A vector that would be loaded for nothing.
+    #[error("vector '{0}' is used by no coefficient: give it one, or remove it")]
+    UnusedVector(String),
     /// Nothing is measured.
     #[error("evaluation: likelihood and generation are both 'none': nothing would be measured")]
     NothingMeasured,
@@ -314,6 +318,11 @@ impl SweepDefinition {
                     index: coefficient.vector,
                     count: self.vectors.len(),
                 });
+            }
+        }
+        for (index, vector) in self.vectors.iter().enumerate() {
+            if !self.space.coefficients().iter().any(|coefficient| coefficient.vector == index) {
+                return Err(DefinitionError::UnusedVector(vector.name.clone()));
             }
         }
         match self.strategy {

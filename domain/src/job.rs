@@ -78,16 +78,6 @@ pub enum JobState {
     Parked,
 }
 
-/// How an attempt ended without finishing the job. The kinds are counted apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureKind {
-    /// The worker was lost: its lease expired, or its process ended.
-    Lost,
-    /// The evaluation failed and the worker said so.
-    Error,
-}
-
 /// How often an attempt may fail before its job is parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureLimits {
@@ -142,7 +132,6 @@ macro_rules! text_form {
 text_form!(Rung, "rung", Likelihood = "likelihood", Generation = "generation", Judgement = "judgement");
 text_form!(QuerySet, "query set", Search = "search", Confirm = "confirm");
 text_form!(JobState, "job state", Ready = "ready", Leased = "leased", Done = "done", Parked = "parked");
-text_form!(FailureKind, "failure kind", Lost = "lost", Error = "error");
 
 #[cfg(test)]
 mod tests {

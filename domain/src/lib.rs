@@ -28,7 +28,7 @@ pub use definition::{
 };
 pub use fingerprint::{Fingerprint, FingerprintBuilder, FingerprintError};
 pub use identifier::{JobId, LeaseToken, LeaseTokenError, PointId, SweepId, WorkerId};
-pub use job::{FailureKind, FailureLimits, JobState, QuerySet, QuerySlice, Rung};
+pub use job::{FailureLimits, JobState, QuerySet, QuerySlice, Rung};
 pub use level::{Level, Levels, LevelsError};
 pub use point::{Point, PointError};
 pub use query::{Message, Query, QueryError, Role};

@@ -56,6 +56,16 @@ pub enum QueryError {
     /// There is nothing to ask.
     #[error("query '{0}' has no messages")]
     NoMessages(String),
+    /// A message says nothing.
+    #[error("query '{id}': message {number} (of the {}) is blank", .role.as_str())]
+    BlankMessage {
+        /// The query.
+        id: String,
+        /// The message, counted from 1.
+        number: usize,
+        /// Who should say something.
+        role: Role,
+    },
     /// The last message is the model's own.
     #[error("query '{0}' ends with an assistant message; the model's answer would follow it")]
     EndsWithAssistant(String),
@@ -89,10 +99,10 @@ impl Query {
             .map_or("", |message| &message.content)
     }
 
-    /// Checks that there is something to ask and one non-empty reference per level.
+    /// Checks that there is something to ask, that every message says something, and that there is one non-empty reference per level.
     ///
     /// # Errors
-    /// When there is not.
+    /// The first thing that is wrong.
     pub fn check(&self, levels: &Levels) -> Result<(), QueryError> {
         if self.id.trim().is_empty() {
             return Err(QueryError::EmptyId);
@@ -102,6 +112,10 @@ impl Query {
         };
         if last.role == Role::Assistant {
             return Err(QueryError::EndsWithAssistant(self.id.clone()));
+        }
+        let mut numbered = self.messages.iter().zip(1..);
+        if let Some((message, number)) = numbered.find(|(message, _)| message.content.trim().is_empty()) {
+            return Err(QueryError::BlankMessage { id: self.id.clone(), number, role: message.role });
         }
         for level in levels.iter() {
             if self.references.get(level.index()).is_none_or(|text| text.trim().is_empty()) {
@@ -126,5 +140,28 @@ impl Query {
             builder.text(reference);
         }
         builder.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blank_message_is_refused_by_query_and_place() {
+        let query = |contents: [&str; 2]| Query {
+            id: "m-1".to_owned(),
+            messages: [Role::System, Role::User]
+                .into_iter()
+                .zip(contents)
+                .map(|(role, content)| Message { role, content: content.to_owned() })
+                .collect(),
+            references: vec!["a".to_owned(); 3],
+        };
+        let check = |contents| query(contents).check(&Levels::default());
+        assert_eq!(check(["Be brief.", "Why?"]), Ok(()));
+        let error = |contents| check(contents).expect_err("blank").to_string();
+        assert_eq!(error(["", "Why?"]), "query 'm-1': message 1 (of the system) is blank");
+        assert_eq!(error(["Be brief.", " \n\t"]), "query 'm-1': message 2 (of the user) is blank");
     }
 }

@@ -18,6 +18,14 @@ pub enum SpaceError {
     /// A name stands twice.
     #[error("coefficient '{0}' is defined twice")]
     DuplicateName(String),
+    /// A name that commands and tables could not read back.
+    #[error(
+        "coefficient {0:?} must have a non-empty name without '=', ',', white space or control characters"
+    )]
+    BadName(String),
+    /// A name that an export has a column of already.
+    #[error("coefficient '{0}' has the name of an export's column ({columns}): choose another", columns = EXPORT_COLUMNS.join(", "))]
+    ReservedName(String),
     /// More grid points than can be counted.
     #[error("the grid has more than {limit} points: use larger steps or another strategy")]
     TooLarge {
@@ -52,6 +60,10 @@ pub enum SpaceError {
     },
 }
 
+/// The columns of an export that stand beside those of the coefficients.
+const EXPORT_COLUMNS: [&str; 10] =
+    ["domain", "set", "query", "rung", "level", "text", "text_tokens", "finish", "confidence", "reason"];
+
 /// A grid above this is refused: its bookkeeping alone would take hours.
 const GRID_LIMIT: u64 = 10_000_000;
 
@@ -59,12 +71,21 @@ impl Space {
     /// A space of these coefficients.
     ///
     /// # Errors
-    /// When there is none, or two share a name.
+    /// When there is none, two share a name, or a name is empty, reserved or holds `=`, `,`, white space or control
+    /// characters.
     pub fn new(coefficients: Vec<Coefficient>) -> Result<Self, SpaceError> {
         if coefficients.is_empty() {
             return Err(SpaceError::Empty);
         }
         for (index, coefficient) in coefficients.iter().enumerate() {
+            let name = &coefficient.name;
+            let unreadable = |c: char| c == '=' || c == ',' || c.is_whitespace() || c.is_control();
+            if name.is_empty() || name.contains(unreadable) {
+                return Err(SpaceError::BadName(name.clone()));
+            }
+            if EXPORT_COLUMNS.contains(&name.as_str()) {
+                return Err(SpaceError::ReservedName(name.clone()));
+            }
             if coefficients[..index].iter().any(|earlier| earlier.name == coefficient.name) {
                 return Err(SpaceError::DuplicateName(coefficient.name.clone()));
             }
@@ -216,6 +237,24 @@ mod tests {
         assert!(points.is_sorted());
         assert!(points.iter().all(|point| space.on_grid(point)));
         assert_eq!(space.grid_point(12), None);
+    }
+
+    #[test]
+    fn a_coefficient_has_a_name_that_commands_and_tables_can_hold() {
+        let named = |name: &str| {
+            let mut coefficient = space(&[3]).coefficients()[0].clone();
+            coefficient.name = name.to_owned();
+            Space::new(vec![coefficient])
+        };
+        for name in ["", "a=b", "a,b", "a b", "a\tb", "\u{a0}", "a\u{7}"] {
+            assert_eq!(named(name), Err(SpaceError::BadName(name.to_owned())));
+        }
+        for name in EXPORT_COLUMNS {
+            assert_eq!(named(name), Err(SpaceError::ReservedName(name.to_owned())));
+        }
+        for name in ["alpha", "medical", "α₁", "text-2", "0"] {
+            assert!(named(name).is_ok(), "{name}");
+        }
     }
 
     #[test]

@@ -17,16 +17,16 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::time::Instant;
 
-/// About the pocket model's sizes.
+/// The pocket model's sizes.
 const POCKET: Shape = Shape {
     hidden: 128,
-    inner: 352,
-    layers: 3,
+    inner: 256,
+    layers: 2,
     heads: 4,
     kv_heads: 2,
-    vocab: 1600,
+    vocab: 1792,
     context: 256,
-    tied: true,
+    tied: false,
 };
 /// Queries of a point: 40 in each of three domains.
 const QUERIES: usize = 120;

@@ -4,7 +4,7 @@
     python3 -m venv VENV && VENV/bin/pip install torch transformers
     VENV/bin/python engine/goldens/make.py            # rewrites engine/goldens/*/
     VENV/bin/python engine/goldens/make.py FOLDER     # writes FOLDER/expected.json for any Llama-family model, which
-    AVSWEEP_MODEL=FOLDER cargo test -p avsweep-engine --test engine -- --ignored any_model   # then compares
+    AVSWEEP_MODEL=FOLDER cargo test -p avsweep-engine --test engine untied_grouped   # then compares
 
 Everything is seeded; the numbers are those of the versions recorded in each expected.json. Per model:
 

@@ -1,6 +1,5 @@
 //! What can go wrong with a judge.
 
-use std::error::Error;
 use std::sync::Arc;
 
 /// Why a judge could not be made, or a response not be judged.
@@ -156,18 +155,33 @@ impl JudgeError {
             | Self::WaitTooLong { .. } => false,
         }
     }
-}
 
-/// An error with all its sources in one line, for places that hold only text.
-pub fn error_chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
+    /// Whether the endpoint is away or busy: the same request may succeed later, whatever the response.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            // Only failures that may pass are tried until the attempts are used up.
+            Self::GaveUp { .. } => !self.is_item_specific(),
+            Self::WaitTooLong { .. } => true,
+            Self::Rejected { .. }
+            | Self::BaseUrl { .. }
+            | Self::BaseUrlSecret(_)
+            | Self::Key { .. }
+            | Self::Client(_) => false,
+        }
     }
-    text
+
+    /// Whether every request will fail until somebody changes address, key, model or account.
+    ///
+    /// Other rejections, such as 400, may be about the one request.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::BaseUrl { .. } | Self::BaseUrlSecret(_) | Self::Key { .. } | Self::Client(_) => true,
+            Self::Rejected { source: AttemptError::Status { status, .. }, .. } => {
+                !self.is_item_specific() && matches!(status, 300..=399 | 401..=405 | 407 | 410)
+            }
+            Self::Rejected { .. } | Self::GaveUp { .. } | Self::WaitTooLong { .. } => false,
+        }
+    }
 }
 
 /// At most `limit` characters of a text, with a sign where some were left out.
@@ -182,18 +196,39 @@ pub(crate) fn shorten(text: &str, limit: usize) -> String {
 mod tests {
     use super::*;
 
+    fn rejected(status: u16) -> JudgeError {
+        let source = AttemptError::Status { status, message: String::new(), code: None };
+        JudgeError::Rejected { endpoint: "http://judge".to_owned(), source }
+    }
+
     #[test]
-    fn a_chain_names_every_cause_once() {
-        let error = JudgeError::GaveUp {
+    fn a_failure_is_of_one_item_or_may_pass_or_lasts_but_never_two_of_these() {
+        let gave_up =
+            |source| JudgeError::GaveUp { endpoint: "http://judge".to_owned(), attempts: 3, source };
+        let status = |status| AttemptError::Status { status, message: String::new(), code: None };
+        let too_long = JudgeError::WaitTooLong {
             endpoint: "http://judge".to_owned(),
-            attempts: 3,
-            source: ReplyError::NoChoice.into(),
+            seconds: 900,
+            longest: 300,
+            source: status(429),
         };
-        assert_eq!(
-            error_chain(&error),
-            "judge at http://judge gave no verdict in 3 attempts; the last failed: \
-             the chat completion has no choice; one is wanted"
-        );
+        let key = JudgeError::Key { variable: "KEY".to_owned(), problem: "not set" };
+        for (error, wanted) in [
+            (gave_up(ReplyError::NoChoice.into()), (true, false, false)),
+            (rejected(413), (true, false, false)),
+            (gave_up(status(503)), (false, true, false)),
+            (gave_up(status(429)), (false, true, false)),
+            (gave_up(AttemptError::Timeout { seconds: 60 }), (false, true, false)),
+            (too_long, (false, true, false)),
+            (rejected(401), (false, false, true)),
+            (rejected(403), (false, false, true)),
+            (rejected(404), (false, false, true)),
+            (key, (false, false, true)),
+            (rejected(400), (false, false, false)),
+        ] {
+            let found = (error.is_item_specific(), error.may_pass(), error.is_lasting());
+            assert_eq!(found, wanted, "{error:?}");
+        }
     }
 
     #[test]

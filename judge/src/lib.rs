@@ -12,7 +12,7 @@ mod reference;
 mod retry_after;
 mod secret;
 
-pub use error::{AttemptError, JudgeError, ReplyError, error_chain};
+pub use error::{AttemptError, JudgeError, ReplyError};
 pub use jobs::{LoopError, LoopOptions, LoopSummary, run};
 pub use judge::{Judge, JudgeOptions};
 pub use openai::DEFAULT_RUBRIC;

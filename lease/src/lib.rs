@@ -4,7 +4,9 @@
 mod backoff;
 mod client;
 mod keeper;
+mod text;
 
 pub use backoff::Backoff;
-pub use client::{CoordinatorClient, is_transient, job_client};
+pub use client::{CoordinatorClient, Patience, is_transient, job_client};
 pub use keeper::{HeldLease, LeaseKeeper};
+pub use text::error_chain;

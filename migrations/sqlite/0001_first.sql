@@ -30,7 +30,7 @@ CREATE TABLE sweep_queries (
     PRIMARY KEY (sweep, ordinal)
 ) STRICT, WITHOUT ROWID;
 
--- Sums that change with every report, apart from `sweeps` because its rows are large.
+-- Sums over jobs, kept by a trigger; apart from `sweeps` because its rows are large.
 CREATE TABLE sweep_totals (
     sweep INTEGER PRIMARY KEY REFERENCES sweeps (id),
     points INTEGER NOT NULL DEFAULT 0,
@@ -80,6 +80,12 @@ CREATE TABLE jobs (
     errors INTEGER NOT NULL DEFAULT 0,
     last_error TEXT,
     judged INTEGER NOT NULL DEFAULT 0,
+    -- What its reports brought.
+    results INTEGER NOT NULL DEFAULT 0,
+    duplicate_results INTEGER NOT NULL DEFAULT 0,
+    load_nanos INTEGER NOT NULL DEFAULT 0,
+    merge_nanos INTEGER NOT NULL DEFAULT 0,
+    evaluate_nanos INTEGER NOT NULL DEFAULT 0,
     UNIQUE (sweep, point, rung, slice_start, slice_end)
 ) STRICT;
 CREATE INDEX jobs_ready ON jobs (sweep, rung, priority DESC, id) WHERE state = 'ready';
@@ -105,6 +111,19 @@ CREATE TRIGGER jobs_count_changed AFTER UPDATE OF state ON jobs WHEN old.state <
     UPDATE job_counts SET jobs = jobs - 1 WHERE sweep = old.sweep AND rung = old.rung AND state = old.state;
     INSERT INTO job_counts (sweep, rung, state, jobs) VALUES (new.sweep, new.rung, new.state, 1)
     ON CONFLICT DO UPDATE SET jobs = jobs + 1;
+END;
+
+-- Times stop at the largest number instead of failing: workers report them.
+CREATE TRIGGER jobs_sums_changed
+AFTER UPDATE OF results, duplicate_results, load_nanos, merge_nanos, evaluate_nanos ON jobs BEGIN
+    UPDATE sweep_totals
+    SET results = results + new.results - old.results,
+        duplicate_results = duplicate_results + new.duplicate_results - old.duplicate_results,
+        load_nanos = load_nanos + min(new.load_nanos - old.load_nanos, 9223372036854775807 - load_nanos),
+        merge_nanos = merge_nanos + min(new.merge_nanos - old.merge_nanos, 9223372036854775807 - merge_nanos),
+        evaluate_nanos =
+            evaluate_nanos + min(new.evaluate_nanos - old.evaluate_nanos, 9223372036854775807 - evaluate_nanos)
+    WHERE sweep = new.sweep;
 END;
 
 -- `judged` of a generation job says whether the sweep has the judgement job of the same point and slice.

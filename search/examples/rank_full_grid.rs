@@ -31,9 +31,10 @@ fn main() {
         let started = Instant::now();
         let finalists = finalists(&definition, &history, 3);
         println!(
-            "best of {} targets: {ranked:?}; {} finalists: {:?}",
+            "best of {} targets: {ranked:?}; {} finalists, {} to be judged: {:?}",
             black_box(answers).len(),
-            finalists.len(),
+            finalists.confirmed.len(),
+            finalists.judged.len(),
             started.elapsed()
         );
     }

@@ -31,8 +31,9 @@ pub struct BestPoint {
     pub reported: Option<f64>,
     /// Aggregate of the judged responses to the reported queries; `None` while a wanted domain has none.
     pub judged: Option<f64>,
-    /// Every wanted domain's dominant level on the reported queries is the wanted one.
-    pub achieved: bool,
+    /// Every wanted domain's dominant level on the reported queries is the wanted one; `None` while a wanted domain has
+    /// no result there.
+    pub achieved: Option<bool>,
 }
 
 /// What is known of one domain at a point. All rates are of the wanted level and `None` where it is free.
@@ -98,15 +99,18 @@ impl Ranking<'_> {
                 .collect();
             rates.map(|rates| aggregate.of(rates))
         };
-        let achieved = wanted
-            .iter()
-            .enumerate()
-            .all(|(domain, level)| level.is_none() || reported_set.dominant(reading, domain) == *level);
+        let reported = sum_up(|domain| domain.reported);
+        let achieved = reported.map(|_| {
+            wanted
+                .iter()
+                .enumerate()
+                .all(|(domain, level)| level.is_none() || reported_set.dominant(reading, domain) == *level)
+        });
         BestPoint {
             id: tallies.id,
             point: tallies.point.clone(),
             search: sum_up(|domain| domain.search).unwrap_or(0.0),
-            reported: sum_up(|domain| domain.reported),
+            reported,
             judged: sum_up(|domain| domain.judged),
             domains,
             achieved,
@@ -149,19 +153,19 @@ mod tests {
             (best.id, best.search, best.reported, best.judged),
             (PointId(1), 0.8, Some(0.6), Some(0.6))
         );
-        assert!(best.achieved);
+        assert_eq!(best.achieved, Some(true));
         assert_eq!(best.domains[0].judged, Some(LevelRate::new(3, 5)), "an unclear response counts in n");
         assert_eq!(best.domains[1].search, Some(LevelRate::new(8, 10)));
     }
 
     #[test]
-    fn a_target_is_not_achieved_before_its_reported_queries_are_measured() {
+    fn whether_a_target_is_achieved_is_unknown_before_its_reported_queries_are_measured() {
         let definition = definition(2, 10, 5);
         let history = [point_tallies(1, &[0, 0], &[[0, 0, 10], [10, 0, 0]])];
         let answers = best(&definition, &history, &[target([2, 0])], Aggregate::Min, READING)
             .expect("a fitting target");
         let best = answers[0].best.clone().expect("a measured point");
-        assert_eq!((best.search, best.reported, best.judged, best.achieved), (1.0, None, None, false));
+        assert_eq!((best.search, best.reported, best.judged, best.achieved), (1.0, None, None, None));
     }
 
     #[test]
@@ -171,7 +175,7 @@ mod tests {
         let answers = best(&definition, &history, &[target([2, 0])], Aggregate::Min, READING)
             .expect("a fitting target");
         let best = answers[0].best.clone().expect("a measured point");
-        assert_eq!((best.reported, best.achieved), (Some(1.0), true));
+        assert_eq!((best.reported, best.achieved), (Some(1.0), Some(true)));
     }
 
     #[test]
@@ -183,7 +187,7 @@ mod tests {
         let answers =
             best(&definition, &[only], &[target], Aggregate::Product, READING).expect("a fitting target");
         let best = answers[0].best.clone().expect("a measured point");
-        assert_eq!((best.search, best.reported, best.achieved), (1.0, Some(1.0), true));
+        assert_eq!((best.search, best.reported, best.achieved), (1.0, Some(1.0), Some(true)));
         assert_eq!((best.domains[1].level, best.domains[1].search), (None, None));
     }
 

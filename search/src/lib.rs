@@ -10,8 +10,10 @@ mod finalists;
 mod fixture;
 mod ranking;
 pub mod strategy;
+mod targets;
 
 pub use answer::{Answer, BestPoint, DomainAnswer, best};
 pub use error::SearchError;
-pub use finalists::finalists;
+pub use finalists::{Finalists, finalists};
 pub use ranking::Ranking;
+pub use targets::{MAX_TARGETS, all_targets};

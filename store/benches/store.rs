@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use avsweep_domain::{
     Coefficient, Coverage, DecodeSettings, DomainDefinition, Dtype, Evaluation, Fingerprint, JudgeProvider,
-    JudgeSettings, LeaseToken, Levels, Message, ModelSource, Point, Query, QueryScore, QuerySet, Range, ReferenceScore, Role,
-    Rung, Space, Strategy, SweepDefinition, SweepId, Ticks, VectorSource, WorkerId,
+    JudgeSettings, LeaseToken, Levels, Message, ModelSource, Point, Query, QueryScore, QuerySet, Range,
+    ReferenceScore, Role, Rung, Space, Strategy, SweepDefinition, SweepId, Ticks, VectorSource, WorkerId,
 };
 use avsweep_store::{
-    JobResults, LeaseClaim, LeaseStatus, LeasedJob, NewJob, Plan, PointFilter, Report, SqliteStore, SqliteStoreOptions, Store,
-    Timestamp, Timings,
+    JobResults, LeaseClaim, LeaseStatus, LeasedJob, NewJob, Plan, PointFilter, Report, SqliteStore,
+    SqliteStoreOptions, Store, Timestamp, Timings,
 };
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -57,14 +57,19 @@ async fn main() -> Result<()> {
         .await?;
     measure(&store, finer_sweep, &finer, FEW, &mut table).await?;
     table
-        .times("tallies of 9261 points", 20, async |_| Ok(drop(store.tallies(sweep, PointFilter::All).await?)))
+        .times("tallies of 9261 points", 20, async |_| {
+            Ok(drop(store.tallies(sweep, PointFilter::All).await?))
+        })
         .await?;
     table
-        .times("results (a page of 100 points)", 20, async |_| Ok(drop(store.results(sweep, None, 100).await?)))
+        .times("results (a page of 100 points)", 20, async |_| {
+            Ok(drop(store.results(sweep, None, 100).await?))
+        })
         .await?;
     let second = create(&store, &definition("second", 1000)).await?;
-    let planned =
-        table.once("plan (9261 points, results stored)", async || Ok(store.plan(second, &grid).await?)).await?;
+    let planned = table
+        .once("plan (9261 points, results stored)", async || Ok(store.plan(second, &grid).await?))
+        .await?;
     ensure!(planned.reused_jobs as usize == grid.jobs.len(), "everything is reused");
     store.close().await?;
     table.times("open (full store)", 20, async |_| Ok(drop(open(&options).await?))).await?;
@@ -125,7 +130,12 @@ async fn measure(
         })
         .await?;
     table.times("sweep", jobs, async |_| Ok(drop(store.sweep(sweep).await?))).await?;
-    table.times("totals", jobs, async |_| Ok(drop(store.totals(sweep).await?))).await
+    table
+        .times("totals", jobs, async |_| {
+            store.totals(sweep).await?;
+            Ok(())
+        })
+        .await
 }
 
 fn report(job: &LeasedJob, levels: usize) -> Report {
@@ -142,7 +152,11 @@ fn report(job: &LeasedJob, levels: usize) -> Report {
 fn score(seed: i32, ordinal: u32, levels: usize) -> QueryScore {
     let references = (0..levels).map(|level| {
         let wave = (f64::from(seed) * 0.7 + f64::from(ordinal) * 1.3 + level as f64 * 2.1).sin();
-        ReferenceScore { log_prob_sum: -40.0 - 30.0 * wave, tokens: 20 + ordinal % 30, bytes: 90 + ordinal % 60 }
+        ReferenceScore {
+            log_prob_sum: -40.0 - 30.0 * wave,
+            tokens: 20 + ordinal % 30,
+            bytes: 90 + ordinal % 60,
+        }
     });
     QueryScore(references.collect())
 }
@@ -157,12 +171,21 @@ fn definition(name: &str, step: i32) -> SweepDefinition {
     });
     let query = |domain: &str, index: usize| Query {
         id: format!("{domain}-{index}"),
-        messages: vec![Message { role: Role::User, content: format!("What of {domain} number {index}? ").repeat(4) }],
-        references: ["no", "some", "much"].map(|level| format!("{level} {domain} {index}. ").repeat(8)).to_vec(),
+        messages: vec![Message {
+            role: Role::User,
+            content: format!("What of {domain} number {index}? ").repeat(4),
+        }],
+        references: ["no", "some", "much"]
+            .map(|level| format!("{level} {domain} {index}. ").repeat(8))
+            .to_vec(),
     };
     SweepDefinition {
         name: name.to_owned(),
-        model: ModelSource { path: "base".to_owned(), dtype: Dtype::F32, fingerprint: Fingerprint::of(b"base") },
+        model: ModelSource {
+            path: "base".to_owned(),
+            dtype: Dtype::F32,
+            fingerprint: Fingerprint::of(b"base"),
+        },
         vectors: DOMAINS
             .map(|name| VectorSource {
                 name: name.to_owned(),
@@ -222,7 +245,11 @@ impl Table {
     }
 
     /// Runs an operation once and notes what it cost.
-    async fn once<T>(&mut self, name: &'static str, mut operation: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    async fn once<T>(
+        &mut self,
+        name: &'static str,
+        mut operation: impl AsyncFnMut() -> Result<T>,
+    ) -> Result<T> {
         let mut result = None;
         self.times(name, 1, async |_| {
             result = Some(operation().await?);

@@ -47,8 +47,9 @@ fn problem(
         return Some(ReportProblem::Rung { found, wanted: rung });
     }
     match results {
-        JobResults::Scores(scores) => bad_ordinal(slice, scores)
-            .or_else(|| scores.iter().find_map(|(ordinal, score)| bad_score(*ordinal, layout.levels, &score.0))),
+        JobResults::Scores(scores) => bad_ordinal(slice, scores).or_else(|| {
+            scores.iter().find_map(|(ordinal, score)| bad_score(*ordinal, layout.levels, &score.0))
+        }),
         JobResults::Responses(responses) => bad_ordinal(slice, responses),
         JobResults::Verdicts(verdicts) => bad_ordinal(slice, verdicts).or_else(|| {
             verdicts.iter().find_map(|(ordinal, verdict)| {
@@ -56,7 +57,11 @@ fn problem(
                 if let Label::Level(level) = verdict.label
                     && level.index() >= layout.levels
                 {
-                    return Some(ReportProblem::UnknownLevel { ordinal, found: level.0, levels: layout.levels });
+                    return Some(ReportProblem::UnknownLevel {
+                        ordinal,
+                        found: level.0,
+                        levels: layout.levels,
+                    });
                 }
                 let found = verdict.confidence.filter(|confidence| !(0.0..=1.0).contains(confidence))?;
                 Some(ReportProblem::Confidence { ordinal, found })

@@ -225,7 +225,9 @@ pub enum ReportProblem {
         wanted: usize,
     },
     /// A log-probability that is none.
-    #[error("query {ordinal}, level {level}: log-probability {found}; a finite number of at most 0 is wanted")]
+    #[error(
+        "query {ordinal}, level {level}: log-probability {found}; a finite number of at most 0 is wanted"
+    )]
     LogProb {
         /// The ordinal.
         ordinal: u32,
@@ -235,7 +237,9 @@ pub enum ReportProblem {
         found: f64,
     },
     /// A reference without tokens or bytes.
-    #[error("query {ordinal}, level {level}: {tokens} tokens and {bytes} bytes scored; at least 1 of each is wanted")]
+    #[error(
+        "query {ordinal}, level {level}: {tokens} tokens and {bytes} bytes scored; at least 1 of each is wanted"
+    )]
     EmptyReference {
         /// The ordinal.
         ordinal: u32,

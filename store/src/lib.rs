@@ -15,9 +15,9 @@ use avsweep_domain::{FailureLimits, Point, PointTallies, Rung, SweepDefinition, 
 
 pub use error::{PlanProblem, ReportProblem, StoreError};
 pub use record::{
-    Created, FailedJob, JobResults, JobStatus, Lease, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob, Plan, Planned,
-    PointFilter, Report, ResultPage, ResultRow, ResultValue, RungCounts, SweepRecord, SweepTotals, Timestamp,
-    Timings,
+    Created, FailedJob, JobResults, JobStatus, Lease, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob,
+    Plan, Planned, PointFilter, Report, ResultPage, ResultRow, ResultValue, RungCounts, SweepRecord,
+    SweepTotals, Timestamp, Timings,
 };
 pub use sqlite::{SqliteLocation, SqliteStore, SqliteStoreOptions};
 
@@ -31,7 +31,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// # Errors
     /// [`StoreError::SweepDiffers`] when the name is taken by another definition.
-    async fn create_sweep(&self, definition: &SweepDefinition, now: Timestamp) -> Result<Created, StoreError>;
+    async fn create_sweep(&self, definition: &SweepDefinition, now: Timestamp)
+    -> Result<Created, StoreError>;
 
     /// A sweep by number. The definition is shared, cheap to ask for again.
     ///
@@ -64,7 +65,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn plan(&self, sweep: SweepId, plan: &Plan) -> Result<Planned, StoreError>;
 
     /// Points of the sweep (see [`PointFilter`]) with their tallies, by ticks.
-    async fn tallies(&self, sweep: SweepId, filter: PointFilter<'_>) -> Result<Vec<PointTallies>, StoreError>;
+    async fn tallies(&self, sweep: SweepId, filter: PointFilter<'_>)
+    -> Result<Vec<PointTallies>, StoreError>;
 
     /// Generation jobs that are done and have no judgement job yet.
     async fn unjudged(&self, sweep: SweepId) -> Result<Vec<NewJob>, StoreError>;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use avsweep_domain::{
-    Fingerprint, JobId, JobState, LeaseToken, Point, QueryScore, QuerySlice, Response, Rung,
-    SweepDefinition, SweepId, SweepState, Verdict, WorkerId,
+    Fingerprint, JobId, JobState, LeaseToken, Point, QueryScore, QuerySlice, Response, Rung, SweepDefinition,
+    SweepId, SweepState, Verdict, WorkerId,
 };
 
 /// Milliseconds since 1970-01-01T00:00:00Z, by the coordinator's clock.

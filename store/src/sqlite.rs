@@ -27,7 +27,11 @@ pub use options::{SqliteLocation, SqliteStoreOptions};
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn create_sweep(&self, definition: &SweepDefinition, now: Timestamp) -> Result<Created, StoreError> {
+    async fn create_sweep(
+        &self,
+        definition: &SweepDefinition,
+        now: Timestamp,
+    ) -> Result<Created, StoreError> {
         sweeps::create(self, definition, now).await
     }
 
@@ -55,7 +59,11 @@ impl Store for SqliteStore {
         planning::plan(self, sweep, plan).await
     }
 
-    async fn tallies(&self, sweep: SweepId, filter: PointFilter<'_>) -> Result<Vec<PointTallies>, StoreError> {
+    async fn tallies(
+        &self,
+        sweep: SweepId,
+        filter: PointFilter<'_>,
+    ) -> Result<Vec<PointTallies>, StoreError> {
         tallying::read(self, sweep, filter).await
     }
 

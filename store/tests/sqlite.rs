@@ -10,8 +10,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tempfile::TempDir;
 
 use contract::fixture::{
-    self, EVERY_RUNG, LATER, NOW, SEARCH, claim, create, definition, every_result, finish, job, lease_one, plan,
-    tallies_equal_a_recount, work_off,
+    self, EVERY_RUNG, LATER, NOW, SEARCH, claim, create, definition, every_result, finish, job, lease_one,
+    plan, tallies_equal_a_recount, work_off,
 };
 
 async fn in_memory() -> Result<((), SqliteStore)> {
@@ -56,7 +56,8 @@ async fn a_store_opened_again_holds_everything() -> Result<()> {
     let (id, totals, rows) = {
         let store = SqliteStore::open(&options(&folder)).await?;
         let id = create(&store, &definition).await?;
-        plan(&store, id, vec![job("0,0", Rung::Likelihood, SEARCH), job("0,1", Rung::Likelihood, SEARCH)]).await?;
+        plan(&store, id, vec![job("0,0", Rung::Likelihood, SEARCH), job("0,1", Rung::Likelihood, SEARCH)])
+            .await?;
         finish(&store, &definition, &lease_one(&store).await?).await?;
         lease_one(&store).await?;
         // Dropped, not closed: as a process that ends does.
@@ -71,7 +72,8 @@ async fn a_store_opened_again_holds_everything() -> Result<()> {
     store.reap_all(avsweep_domain::FailureLimits::default(), NOW).await?;
     assert_eq!(work_off(&store, &definition).await?, 1);
     store.close().await?;
-    let left: Vec<_> = std::fs::read_dir(folder.path())?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
+    let left: Vec<_> =
+        std::fs::read_dir(folder.path())?.map(|entry| Ok(entry?.file_name())).collect::<Result<_>>()?;
     assert_eq!(left, ["store.db"], "closing leaves one file");
     Ok(())
 }
@@ -85,7 +87,10 @@ async fn a_store_of_a_newer_version_is_refused() -> Result<()> {
         match SqliteStore::open(&options).await {
             Err(error @ StoreError::Newer { found: 99, .. }) => {
                 let text = error.to_string();
-                assert!(text.contains("store.db") && text.contains("99") && text.contains("up to 1"), "{text}");
+                assert!(
+                    text.contains("store.db") && text.contains("99") && text.contains("up to 1"),
+                    "{text}"
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -187,8 +192,8 @@ async fn a_call_given_up_halfway_leaves_the_store_usable() -> Result<()> {
     let id = create(&store, &definition).await?;
     let jobs: Vec<_> = (0..40).map(|step| job(&format!("0.{step:02},0"), Rung::Likelihood, SEARCH)).collect();
     // Polled a few times, then dropped: as when a client goes away.
-    for polls in 0..40 {
-        let plan = avsweep_store::Plan { jobs: vec![jobs[polls].clone()] };
+    for (polls, job) in jobs.iter().enumerate() {
+        let plan = avsweep_store::Plan { jobs: vec![job.clone()] };
         let mut call = store.plan(id, &plan);
         for _ in 0..polls {
             if futures_poll_once(&mut call).await {
@@ -254,7 +259,8 @@ async fn damaged_rows_are_errors_not_panics() -> Result<()> {
             store.point_jobs(id, &at).await.err(),
             store.lease(&claim(&EVERY_RUNG, 9), NOW).await.err(),
         ];
-        let corrupt = outcomes.iter().flatten().filter(|error| matches!(error, StoreError::Corrupt { .. })).count();
+        let corrupt =
+            outcomes.iter().flatten().filter(|error| matches!(error, StoreError::Corrupt { .. })).count();
         assert!(corrupt > 0, "{damage}: {outcomes:?}");
         assert_eq!(outcomes.iter().flatten().count(), corrupt, "{damage}: {outcomes:?}");
     }

@@ -1,12 +1,15 @@
 //! The one thread that owns the engine.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use avsweep_lease::error_chain;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::WorkerError;
+use crate::error::{JobError, WorkerError};
 use crate::evaluator::{ChunkResults, End, Evaluator, Failure, Spent, Task, Wish};
 
 /// A job for the engine.
@@ -76,14 +79,25 @@ fn evaluate(evaluator: &mut Evaluator, job: &EngineJob, events: &mpsc::Sender<En
     if job.unwanted.is_cancelled() {
         return events.blocking_send(EngineEvent::Stopped { number }).is_ok();
     }
-    let outcome = evaluator.evaluate(&job.task, |results, spent| {
-        let sent = events.blocking_send(EngineEvent::Results { number, results, spent });
-        if sent.is_err() || job.unwanted.is_cancelled() { Wish::Stop } else { Wish::GoOn }
-    });
+    let evaluated = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        evaluator.evaluate(&job.task, |results, spent| {
+            let sent = events.blocking_send(EngineEvent::Results { number, results, spent });
+            if sent.is_err() || job.unwanted.is_cancelled() { Wish::Stop } else { Wish::GoOn }
+        })
+    }));
+    let outcome = match evaluated {
+        Ok(outcome) => outcome,
+        // The job is counted as failed, so that one which always breaks the engine is parked in the end. What the
+        // panic left behind is thrown away.
+        Err(panic) => {
+            *evaluator = Evaluator::default();
+            Err(Failure::Job(JobError::Panicked(panic_text(panic.as_ref()))))
+        }
+    };
     let last = match outcome {
         Ok(End::Finished) => EngineEvent::Finished { number },
         Ok(End::Stopped) => EngineEvent::Stopped { number },
-        Err(Failure::Job(error)) => EngineEvent::Failed { number, error: chain(&error) },
+        Err(Failure::Job(error)) => EngineEvent::Failed { number, error: error_chain(&error) },
         Err(Failure::Worker(error)) => {
             // Nothing more can be done whether or not somebody hears it.
             let _ = events.blocking_send(EngineEvent::Broken(error));
@@ -93,14 +107,10 @@ fn evaluate(evaluator: &mut Evaluator, job: &EngineJob, events: &mpsc::Sender<En
     events.blocking_send(last).is_ok()
 }
 
-/// An error with its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "no message".to_owned())
 }

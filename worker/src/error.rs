@@ -41,7 +41,7 @@ pub enum WorkerError {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JobError {
     /// One of its queries cannot be evaluated.
-    #[error("query '{query}': {source}")]
+    #[error("query '{query}'")]
     Query { query: String, source: ItemError },
     /// The engine refuses the point or the settings.
     #[error(transparent)]
@@ -52,6 +52,9 @@ pub(crate) enum JobError {
     /// A rung that needs no engine.
     #[error("rung {0} is no work for an engine")]
     WrongRung(Rung),
+    /// The engine broke on it.
+    #[error("the engine panicked: {0}")]
+    Panicked(String),
     /// A step was asked for before the model was loaded.
     #[error("no model is loaded")]
     NothingLoaded,

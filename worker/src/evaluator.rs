@@ -66,6 +66,9 @@ pub(crate) enum Failure {
 /// enough that a small model takes a whole job at once. A function of job and model only (law 5).
 const CHUNK_FLOP: f64 = 5e11;
 
+/// Fewest prompts that are answered together: decoding one sequence costs nearly as much as decoding several.
+const LEAST_PROMPTS: usize = 16;
+
 /// An engine with what it has loaded and prepared.
 #[derive(Default)]
 pub(crate) struct Evaluator {
@@ -222,6 +225,7 @@ impl Evaluator {
         let new_tokens = task.definition.evaluation.decode.max_new_tokens as usize;
         let mut chunks: Vec<Vec<u32>> = Vec::new();
         let mut flop = f64::INFINITY;
+        let least = if task.rung == Rung::Generation { LEAST_PROMPTS } else { 1 };
         for ordinal in &task.ordinals {
             let tokens = match task.rung {
                 Rung::Generation => new_tokens,
@@ -231,7 +235,7 @@ impl Evaluator {
             };
             let cost = tokens as f64 * flop_per_token;
             match chunks.last_mut() {
-                Some(chunk) if flop + cost <= CHUNK_FLOP => {
+                Some(chunk) if flop + cost <= CHUNK_FLOP || chunk.len() < least => {
                     chunk.push(*ordinal);
                     flop += cost;
                 }

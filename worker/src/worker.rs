@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use avsweep_domain::{Fingerprint, Point, Rung, SweepDefinition, SweepId, WorkerId};
-use avsweep_lease::{Backoff, CoordinatorClient, HeldLease, LeaseKeeper, is_transient, job_client};
+use avsweep_lease::{
+    Backoff, CoordinatorClient, HeldLease, LeaseKeeper, Patience, error_chain, is_transient, job_client,
+};
 use avsweep_proto::{ConvertError, WireEnum as _, v1};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -13,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::engine_thread::{self, EngineEvent, EngineJob, chain};
+use crate::engine_thread::{self, EngineEvent, EngineJob};
 use crate::error::WorkerError;
 use crate::evaluator::Task;
 use crate::report::Batch;
@@ -118,10 +120,25 @@ impl Worker {
             summary: WorkerSummary::default(),
         };
         let mut events = self.events;
-        let outcome = running.work(&mut events, &stop).await;
-        let drained = running.drain(&mut events, outcome.is_err(), &hurry).await;
-        tracing::info!(summary = ?running.summary, "worker stopped");
-        outcome.and(drained).map(|()| running.summary)
+        // Whatever waits for the coordinator then stops waiting, wherever it is.
+        let drain = running.options.drain;
+        let hurried = async {
+            stop.cancelled().await;
+            tokio::time::sleep(drain).await;
+            hurry.cancel();
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        let working = async {
+            let outcome = running.work(&mut events, &stop).await;
+            let drained = running.drain(&mut events, outcome.is_err(), &hurry).await;
+            outcome.and(drained).map(|()| running.summary)
+        };
+        let outcome = tokio::select! {
+            outcome = working => outcome,
+            never = hurried => match never {},
+        };
+        tracing::info!(?outcome, "worker stopped");
+        outcome
     }
 }
 
@@ -152,7 +169,7 @@ impl Running {
         events: &mut mpsc::Receiver<EngineEvent>,
         stop: &CancellationToken,
     ) -> Result<(), WorkerError> {
-        let mut failures = 0u32;
+        let mut patience = Patience::default();
         let mut not_before = Instant::now();
         loop {
             let free = self.options.held_jobs.max(1).saturating_sub(self.held.len());
@@ -165,9 +182,10 @@ impl Running {
                     biased;
                     () = stop.cancelled() => {
                         // Whatever the last request still brings is given back.
-                        if free > 0 && not_before <= Instant::now()
+                        if free > 0
+                            && not_before <= Instant::now()
                             && let Ok(Ok(answer)) =
-                                tokio::time::timeout(self.options.lease_wait, &mut asking).await
+                                tokio::time::timeout(self.options.lease_wait + Duration::from_secs(1), &mut asking).await
                         {
                             self.give_back(answer.jobs.into_iter().filter_map(|job| job.lease).collect()).await;
                         }
@@ -186,7 +204,7 @@ impl Running {
             match answer {
                 None => {}
                 Some(Ok(answer)) => {
-                    failures = 0;
+                    patience = Patience::default();
                     not_before = if answer.jobs.is_empty() {
                         // A coordinator that does not wait for jobs must not be asked in a tight loop.
                         Instant::now() + Duration::from_millis(10)
@@ -195,8 +213,8 @@ impl Running {
                     };
                     self.accept(answer.jobs).await?;
                 }
-                Some(Err(status)) if is_transient(status.code()) => {
-                    failures = failures.saturating_add(1);
+                Some(Err(status)) if patience.allows_another_try(&status) => {
+                    let failures = patience.failures();
                     not_before = Instant::now() + self.options.reconnect.random_delay(failures);
                     tracing::warn!(
                         failures, code = %status.code(), message = status.message(),
@@ -226,11 +244,17 @@ impl Running {
             let duration = Duration::from_millis(u64::from(wire.lease_millis));
             leased.push((self.keeper.hold(reference, duration, granted), wire));
         }
-        for (lease, wire) in leased {
+        let mut leased = leased.into_iter();
+        while let Some((lease, wire)) = leased.next() {
             match self.read(wire).await {
                 Ok(task) => self.queue(lease, task).await?,
-                Err(ReadError::Job(error)) => self.fail(&lease, &chain(&error)).await,
+                Err(ReadError::Job(error)) => self.fail(&lease, error_chain(&error)).await,
                 Err(ReadError::Coordinator(status)) => {
+                    let unread = std::iter::once(lease).chain(leased.map(|(lease, _)| lease));
+                    self.give_back(unread.map(|lease| lease.reference()).collect()).await;
+                    if self.coordinator.hurry.is_cancelled() {
+                        return Ok(());
+                    }
                     return Err(WorkerError::Refused {
                         operation: "GetDefinition",
                         reason: status.message().to_owned(),
@@ -317,18 +341,18 @@ impl Running {
                 if held.lease.is_lost() {
                     held.unwanted.cancel();
                 } else if held.reported.elapsed() >= self.options.report_interval {
-                    self.report(number, false).await;
+                    self.report(number, false).await?;
                 }
             }
             EngineEvent::Finished { number } => {
-                self.report(number, true).await;
+                self.report(number, true).await?;
                 if let Some(held) = self.held.remove(&number) {
                     if held.lease.is_lost() { self.summary.lost += 1 } else { self.summary.finished += 1 }
                 }
             }
             EngineEvent::Stopped { number } => {
                 if self.held.get(&number).is_some_and(|held| !held.lease.is_lost()) {
-                    self.report(number, false).await;
+                    self.report(number, false).await?;
                 }
                 if let Some(held) = self.held.remove(&number) {
                     if held.lease.is_lost() {
@@ -340,10 +364,10 @@ impl Running {
             }
             EngineEvent::Failed { number, error } => {
                 if self.held.get(&number).is_some_and(|held| !held.batch.is_empty()) {
-                    self.report(number, false).await;
+                    self.report(number, false).await?;
                 }
                 if let Some(held) = self.held.remove(&number) {
-                    self.fail(&held.lease, &error).await;
+                    self.fail(&held.lease, error).await;
                 }
             }
             EngineEvent::Broken(error) => return Err(error),
@@ -352,10 +376,13 @@ impl Running {
     }
 
     /// Reports a job's batch. Results are durable when this returns and the lease is not lost.
-    async fn report(&mut self, number: u64, finished: bool) {
-        let Some(held) = self.held.get_mut(&number) else { return };
+    ///
+    /// # Errors
+    /// When the coordinator is there but cannot store anything.
+    async fn report(&mut self, number: u64, finished: bool) -> Result<(), WorkerError> {
+        let Some(held) = self.held.get_mut(&number) else { return Ok(()) };
         if held.lease.is_lost() || (held.batch.is_empty() && !finished) {
-            return;
+            return Ok(());
         }
         let batch = std::mem::replace(&mut held.batch, Batch::new(held.rung));
         let request = batch.into_request(self.options.name.0.clone(), held.lease.reference(), finished);
@@ -374,60 +401,50 @@ impl Running {
                 tracing::info!(job = held.lease.job(), "the lease is lost: its work is dropped");
             }
             Ok(_) => {}
+            // Unreachable at the end of the drain time: the results will be made again.
+            Err(status) if is_transient(status.code()) => {
+                tracing::warn!(
+                    job = held.lease.job(),
+                    message = status.message(),
+                    "results could not be reported"
+                );
+                held.unwanted.cancel();
+                self.undone(number).await;
+                if !self.coordinator.hurry.is_cancelled() {
+                    return Err(WorkerError::Refused {
+                        operation: "Report",
+                        reason: status.message().to_owned(),
+                    });
+                }
+            }
             Err(status) => {
                 let error = format!("the coordinator refused the results: {}", status.message());
                 tracing::error!(job = held.lease.job(), error);
                 held.unwanted.cancel();
                 if let Some(held) = self.held.remove(&number) {
-                    self.fail(&held.lease, &error).await;
+                    self.fail(&held.lease, error).await;
                 }
             }
         }
+        Ok(())
     }
 
-    async fn fail(&mut self, lease: &HeldLease, error: &str) {
-        self.summary.failed += 1;
-        tracing::warn!(job = lease.job(), error, "the job failed");
-        let request = v1::FailRequest {
-            worker: self.options.name.0.clone(),
-            lease: Some(lease.reference()),
-            error: error.to_owned(),
-        };
-        let answer = self
-            .coordinator
-            .call("Fail", |mut client| {
-                let request = request.clone();
-                async move { client.fail(request).await }
-            })
-            .await;
-        if let Err(status) = answer {
-            tracing::warn!(
-                job = lease.job(), code = %status.code(), message = status.message(),
-                "the failure could not be reported; the lease will expire"
-            );
+    /// Gives one held job back.
+    async fn undone(&mut self, number: u64) {
+        if let Some(held) = self.held.remove(&number) {
+            self.give_back(vec![held.lease.reference()]).await;
         }
+    }
+
+    async fn fail(&mut self, lease: &HeldLease, error: String) {
+        self.summary.failed += 1;
+        self.coordinator.fail(&self.options.name, lease.reference(), error).await;
     }
 
     /// Gives leases back uncounted; one that cannot be given back expires.
     async fn give_back(&mut self, leases: Vec<v1::LeaseRef>) {
-        if leases.is_empty() {
-            return;
-        }
         self.summary.released += leases.len() as u64;
-        let request = v1::ReleaseRequest { worker: self.options.name.0.clone(), leases };
-        let answer = self
-            .coordinator
-            .call("Release", |mut client| {
-                let request = request.clone();
-                async move { client.release(request).await }
-            })
-            .await;
-        if let Err(status) = answer {
-            tracing::warn!(
-                code = %status.code(), message = status.message(),
-                "jobs could not be given back; their leases will expire"
-            );
-        }
+        self.coordinator.release(&self.options.name, leases).await;
     }
 
     /// Finishes the job on the engine within the drain time and gives back the rest; all of it, if the engine is
@@ -439,6 +456,7 @@ impl Running {
         hurry: &CancellationToken,
     ) -> Result<(), WorkerError> {
         let deadline = Instant::now() + self.options.drain;
+        let mut outcome = Ok(());
         if !broken {
             // The lowest number is on the engine; the others wait behind it.
             let first = self.held.keys().min().copied();
@@ -447,8 +465,20 @@ impl Running {
             }
             while !self.held.is_empty() {
                 match tokio::time::timeout_at(deadline, events.recv()).await {
-                    Ok(Some(event)) => self.take(event).await?,
+                    Ok(Some(event)) => {
+                        if let Err(error) = self.take(event).await {
+                            outcome = Err(error);
+                            break;
+                        }
+                    }
                     Ok(None) | Err(_) => break,
+                }
+            }
+            // What a long job has so far is not thrown away.
+            for number in self.held.keys().copied().collect::<Vec<_>>() {
+                if let Err(error) = self.report(number, false).await {
+                    outcome = Err(error);
+                    break;
                 }
             }
         }
@@ -458,7 +488,7 @@ impl Running {
         let leases =
             left.iter().filter(|held| !held.lease.is_lost()).map(|held| held.lease.reference()).collect();
         self.give_back(leases).await;
-        Ok(())
+        outcome
     }
 }
 

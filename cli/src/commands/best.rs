@@ -39,6 +39,7 @@ pub(crate) struct TargetOutput {
     /// `medical=expert,legal=avoidance,financial=generic`
     pub target: String,
     /// The chosen point, `None` when nothing has been measured.
+    #[serde(serialize_with = "point_text")]
     pub point: Option<Point>,
     /// Its values by coefficient.
     pub coefficients: Vec<f64>,
@@ -51,7 +52,13 @@ pub(crate) struct TargetOutput {
     /// Aggregate of judged responses.
     pub judged_aggregate: Option<f64>,
     /// Every domain's dominant level is the wanted one, on the reported queries.
-    pub achieved: bool,
+    /// `None` when the point is not measured on them.
+    pub achieved: Option<bool>,
+}
+
+/// A point as `--point` takes it, not as ticks.
+fn point_text<S: serde::Serializer>(point: &Option<Point>, serializer: S) -> Result<S::Ok, S::Error> {
+    point.as_ref().map(ToString::to_string).serialize(serializer)
 }
 
 /// One domain of an answer.
@@ -129,7 +136,7 @@ pub(crate) async fn answers(
         aggregate,
         reported_on,
         points_measured: response.points_measured,
-        achieved: targets.iter().filter(|target| target.achieved).count(),
+        achieved: targets.iter().filter(|target| target.achieved == Some(true)).count(),
         targets,
     })
 }
@@ -199,7 +206,14 @@ pub(crate) fn write_table(best: &BestOutput, out: &mut dyn Write) -> io::Result<
         if judged {
             row.push(number(target.judged_aggregate));
         }
-        row.push(if target.achieved { "yes" } else { "no" }.to_owned());
+        row.push(
+            match target.achieved {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "–",
+            }
+            .to_owned(),
+        );
         table.row(row);
     }
     table.write(out)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::run::{run_definition, store_flag};
+use super::run::{run_definition, shell, store_flag};
 use super::{Outcome, best};
 use crate::arguments::{DemoArguments, Format};
 use crate::output;
@@ -48,7 +48,7 @@ pub(super) async fn run(arguments: &DemoArguments, format: Format) -> Result<Out
     let folder = &arguments.folder;
     unpack(folder)?;
     output::note(format!(
-        "The pocket family: a 1M-parameter base and one alignment vector each for medicine, law and finance.\n\
+        "The pocket family: a 0.75M-parameter base and one alignment vector each for medicine, law and finance.\n\
          Files and store are in {}.\n",
         folder.display()
     ));
@@ -101,7 +101,7 @@ fn print_next(folder: &Path, store: &Path, name: &str, best: &best::BestOutput) 
          \x20 the picture         avsweep report {name}{store}\n\
          \x20 the full grid       avsweep run {}{store}\n\
          \x20 your own model      avsweep schema, and the sweep files in {} to start from",
-        folder.join("grid.yaml").display(),
-        folder.display(),
+        shell(&folder.join("grid.yaml")),
+        shell(folder),
     ));
 }

@@ -13,6 +13,7 @@ use super::Outcome;
 use super::best::{self, BestOutput};
 use crate::arguments::{Format, RunArguments};
 use crate::embedded::{Session, explain};
+use crate::interruption;
 use crate::output::{self, SweepProgressBars, human_duration};
 use crate::sweep_file::{self, LoadedSweep};
 
@@ -25,7 +26,9 @@ pub(super) async fn run(store: &Path, arguments: &RunArguments, format: Format) 
     for (domain, unused) in unused_queries {
         output::note(format!("note: {unused} queries of domain {domain} are not used"));
     }
-    check_judge(&definition)?;
+    if definition.evaluation.generation != Coverage::None {
+        check_judge(&definition)?;
+    }
     if arguments.check {
         output::note(format!("{}: fine", arguments.sweep.display()));
         return Ok(Outcome::Done);
@@ -45,14 +48,19 @@ pub(super) async fn run(store: &Path, arguments: &RunArguments, format: Format) 
 
 /// `--store FILE` where the default would not find the store.
 pub(super) fn store_flag(store: &Path) -> String {
-    if store == Path::new("avsweep.db") { String::new() } else { format!(" --store {}", store.display()) }
+    if store == Path::new("avsweep.db") { String::new() } else { format!(" --store {}", shell(store)) }
+}
+
+/// A path as one word of a shell's command line.
+pub(super) fn shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// A judge that cannot work is an error before any model work.
-fn check_judge(definition: &SweepDefinition) -> Result<()> {
-    if definition.evaluation.generation != Coverage::None {
-        avsweep_judge::Judge::new(&definition.judge, &definition.levels)?;
-    }
+pub(super) fn check_judge(definition: &SweepDefinition) -> Result<()> {
+    avsweep_judge::Judge::new(&definition.judge, &definition.levels)?;
     Ok(())
 }
 
@@ -62,32 +70,32 @@ pub(super) async fn run_definition(
     definition: &SweepDefinition,
     threads: Option<u16>,
 ) -> Result<(Outcome, BestOutput)> {
+    let interrupted = interruption::listen();
     let session = Session::work(store).await?;
-    let created = session
-        .sweeps()
-        .create_sweep(v1::CreateSweepRequest { definition: Some(definition.into()) })
-        .await
-        .map_err(explain)?
-        .into_inner();
-    if created.state() == v1::SweepState::Cancelled {
-        bail!("sweep '{}' was cancelled; give the file another name to run it anew", definition.name);
-    }
-    if !created.created {
-        output::note(format!("sweep '{}' is there already: going on with it", definition.name));
-    }
-    let (before, _) = session.sweep(&created.sweep.to_string()).await?;
-    let crew = Crew::start(&session, threads, judge_concurrency(definition))?;
-    let started = Instant::now();
-    let watched = watch(&session, created.sweep, &crew).await;
-    let wall = started.elapsed();
-    crew.stop().await;
-    let progress = watched?;
-    let done = progress.state() == v1::SweepState::Done;
-    print_shares(&before, &progress, wall);
-    let best = best::answers(&session, created.sweep, definition, Vec::new(), Aggregate::Min, None).await?;
+    let outcome = run_in(&session, store, definition, threads, &interrupted).await;
     session.close().await;
-    let parked: u64 = progress.rungs.iter().map(|rung| rung.parked).sum();
-    if !done {
+    outcome
+}
+
+async fn run_in(
+    session: &Session,
+    store: &Path,
+    definition: &SweepDefinition,
+    threads: Option<u16>,
+    interrupted: &CancellationToken,
+) -> Result<(Outcome, BestOutput)> {
+    let before = start_sweep(session, definition).await?;
+    let sweep = before.sweep;
+    let crew = Crew::start(session, threads, definition)?;
+    let started = Instant::now();
+    let watched = watch(session, sweep, &crew, interrupted).await;
+    crew.stop().await;
+    let wall = started.elapsed();
+    let ending = watched?;
+    let (progress, _) = session.sweep(&sweep.to_string()).await?;
+    print_shares(&before, &progress, wall);
+    let best = best::answers(session, sweep, definition, Vec::new(), Aggregate::Min, None).await?;
+    if ending == Ending::Interrupted && progress.state() != v1::SweepState::Done {
         output::note(format!(
             "stopped after {} of {} points; the same command goes on from there",
             progress.points_done,
@@ -95,15 +103,48 @@ pub(super) async fn run_definition(
         ));
         return Ok((Outcome::Interrupted, best));
     }
+    let parked: u64 = progress.rungs.iter().map(|rung| rung.parked).sum();
     if parked > 0 {
         output::note(format!(
-            "{parked} jobs failed for good; 'avsweep sweep show {}{}' says why",
+            "{parked} jobs failed for good; 'avsweep sweep show {}{}' says why, running the file again retries them",
             definition.name,
             store_flag(store)
         ));
         return Ok((Outcome::DoneWithFailures, best));
     }
     Ok((Outcome::Done, best))
+}
+
+/// Creates the sweep or finds it; what stopped it earlier is lifted.
+async fn start_sweep(session: &Session, definition: &SweepDefinition) -> Result<v1::SweepProgress> {
+    let created = session
+        .sweeps()
+        .create_sweep(v1::CreateSweepRequest { definition: Some(definition.into()) })
+        .await
+        .map_err(explain)?
+        .into_inner();
+    let sweep = created.sweep.to_string();
+    match created.state() {
+        v1::SweepState::Cancelled => {
+            bail!("sweep '{}' was cancelled; give the file another name to run it anew", definition.name)
+        }
+        v1::SweepState::Paused => {
+            let request =
+                v1::SetSweepStateRequest { sweep: sweep.clone(), state: v1::SweepState::Running.into() };
+            session.sweeps().set_sweep_state(request).await.map_err(explain)?;
+        }
+        _ => {}
+    }
+    if !created.created {
+        output::note(format!("sweep '{}' is there already: going on with it", definition.name));
+        let request = v1::RetryFailedJobsRequest { sweep: sweep.clone() };
+        let retried =
+            session.sweeps().retry_failed_jobs(request).await.map_err(explain)?.into_inner().retried;
+        if retried > 0 {
+            output::note(format!("{retried} jobs that failed earlier are tried again"));
+        }
+    }
+    Ok(session.sweep(&sweep).await?.0)
 }
 
 fn judge_concurrency(definition: &SweepDefinition) -> u32 {
@@ -125,7 +166,11 @@ impl Crew {
     ///
     /// # Errors
     /// When the engine's threads cannot be started.
-    pub(super) fn start(session: &Session, threads: Option<u16>, judge_concurrency: u32) -> Result<Self> {
+    pub(super) fn start(
+        session: &Session,
+        threads: Option<u16>,
+        definition: &SweepDefinition,
+    ) -> Result<Self> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (tell, failed) = tokio::sync::watch::channel(None);
         let worker = avsweep_worker::Worker::new(
@@ -136,25 +181,19 @@ impl Crew {
                 ..avsweep_worker::WorkerOptions::default()
             },
         )?;
-        let (stop_worker, tell_worker) = (stop.clone(), tell.clone());
-        tasks.spawn(async move {
-            if let Err(error) = worker.run(stop_worker).await {
-                let error = anyhow::Error::from(error);
-                tell_worker.send_replace(Some(format!("the worker ended: {error:#}")));
-            }
-        });
+        let working = worker.run(stop.clone());
+        tasks.spawn(tell_of_failure("worker", tell.clone(), stop.clone(), async move {
+            working.await.map(drop).map_err(anyhow::Error::from)
+        }));
         let options = avsweep_judge::LoopOptions {
             drain: DRAIN,
-            max_jobs: judge_concurrency.clamp(1, 16),
+            max_jobs: judge_concurrency(definition).clamp(1, 16),
             ..avsweep_judge::LoopOptions::new(WorkerId(format!("judge-{}", std::process::id())))
         };
         let judging = avsweep_judge::run(session.channel(), options, stop.clone());
-        tasks.spawn(async move {
-            if let Err(error) = judging.await {
-                let error = anyhow::Error::from(error);
-                tell.send_replace(Some(format!("the judge ended: {error:#}")));
-            }
-        });
+        tasks.spawn(tell_of_failure("judge", tell, stop.clone(), async move {
+            judging.await.map(drop).map_err(anyhow::Error::from)
+        }));
         Ok(Self { stop, tasks, failed })
     }
 
@@ -176,63 +215,65 @@ impl Crew {
     }
 }
 
-/// Shows progress until the sweep is done or the user interrupts; the last progress seen.
-async fn watch(session: &Session, sweep: i64, crew: &Crew) -> Result<v1::SweepProgress> {
-    let request = || v1::WatchSweepRequest { sweep: sweep.to_string() };
-    let mut stream = session.sweeps().watch_sweep(request()).await.map_err(explain)?.into_inner();
+/// Waits for a part of the crew and tells how it failed: with an error, by a panic, or by ending unasked.
+async fn tell_of_failure(
+    name: &'static str,
+    tell: tokio::sync::watch::Sender<Option<String>>,
+    stop: CancellationToken,
+    part: impl Future<Output = Result<()>> + Send + 'static,
+) {
+    let failure = match tokio::spawn(part).await {
+        Ok(Ok(())) if stop.is_cancelled() => return,
+        Ok(Ok(())) => "it ended unasked".to_owned(),
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(panic) => panic.to_string(),
+    };
+    tell.send_replace(Some(format!("the {name} ended: {failure}")));
+}
+
+/// Why watching ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Over,
+    Interrupted,
+}
+
+/// Shows progress until the sweep is done or the user interrupts.
+async fn watch(
+    session: &Session,
+    sweep: i64,
+    crew: &Crew,
+    interrupted: &CancellationToken,
+) -> Result<Ending> {
+    let request = v1::WatchSweepRequest { sweep: sweep.to_string() };
+    let mut stream = session.sweeps().watch_sweep(request).await.map_err(explain)?.into_inner();
     let mut bars = SweepProgressBars::new();
-    let interrupted = interruption();
-    tokio::pin!(interrupted);
-    let mut last = None;
-    let ended = loop {
+    let ending = loop {
         tokio::select! {
-            message = stream.message() => match message.map_err(explain)? {
-                Some(update) => {
-                    let progress = update.progress.context("an update without progress")?;
-                    bars.update(&progress);
-                    let over = matches!(progress.state(), v1::SweepState::Done | v1::SweepState::Cancelled);
-                    last = Some(progress);
-                    if over {
-                        break Ok(());
-                    }
+            message = stream.message() => {
+                let progress = match message {
+                    Ok(Some(update)) => update.progress.context("an update without progress"),
+                    Ok(None) => Err(anyhow::anyhow!("the coordinator stopped telling of the sweep's progress")),
+                    Err(status) => Err(explain(status)),
+                };
+                let progress = match progress {
+                    Ok(progress) => progress,
+                    Err(error) => break Err(error),
+                };
+                bars.update(&progress);
+                if matches!(progress.state(), v1::SweepState::Done | v1::SweepState::Cancelled) {
+                    break Ok(Ending::Over);
                 }
-                None => break Ok(()),
-            },
+            }
             reason = crew.failure() => break Err(anyhow::anyhow!(reason)),
-            () = &mut interrupted => {
+            () = interrupted.cancelled() => {
                 output::note("stopping: finishing what is in flight (again to stop at once)");
-                break Ok(());
+                break Ok(Ending::Interrupted);
             }
         }
     };
     bars.finish();
-    ended?;
-    last.context("the sweep gave no progress")
-}
-
-/// Resolves at the first Ctrl-C or SIGTERM; the second ends the process at once.
-async fn interruption() {
-    wait_for_signal().await;
-    tokio::spawn(async {
-        wait_for_signal().await;
-        std::process::exit(130);
-    });
-}
-
-async fn wait_for_signal() {
-    let interrupt = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = interrupt => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    let _ = interrupt.await;
+    ending
 }
 
 /// Where the wall time went: the engine, and everything around it.
@@ -244,6 +285,10 @@ fn print_shares(before: &v1::SweepProgress, after: &v1::SweepProgress, wall: Dur
     let points = after.points_done.saturating_sub(before.points_done);
     let share = |part: Duration| 100.0 * part.as_secs_f64() / wall.as_secs_f64().max(1e-9);
     let engine = load + merge + evaluate;
+    if engine.is_zero() {
+        output::note("everything was stored already");
+        return;
+    }
     output::note(format!(
         "{points} points in {} ({:.1} points/s): engine {:.1} % of the wall time (load {:.1} %, merge {:.1} %, \
          evaluate {:.1} %), orchestration {:.1} %",

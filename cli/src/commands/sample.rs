@@ -7,13 +7,15 @@ use anyhow::{Context as _, Result, bail};
 use avsweep_domain::{Point, SweepDefinition, nearest_name};
 use avsweep_proto::v1;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::Outcome;
 use super::export::label_name;
-use super::run::Crew;
+use super::run::{Crew, check_judge};
 use super::sweeps::example_ordinals;
 use crate::arguments::{Format, SampleArguments};
 use crate::embedded::{Session, explain};
+use crate::interruption;
 use crate::output;
 
 /// Queries per domain when none is named.
@@ -25,7 +27,7 @@ const POLL: Duration = Duration::from_millis(100);
 #[derive(Serialize)]
 struct SampleOutput {
     sweep: String,
-    point: Point,
+    point: String,
     responses: Vec<ResponseOutput>,
 }
 
@@ -42,39 +44,36 @@ struct ResponseOutput {
 
 /// `avsweep sample`
 pub(super) async fn run(store: &Path, arguments: &SampleArguments, format: Format) -> Result<Outcome> {
-    // Looking first spoils nothing: what is stored needs no worker, and a store that is not there is not made.
+    // Looking first: what is stored needs no worker, and may be read while another process works on the store.
     let session = Session::read(store).await?;
     let (progress, definition) = session.sweep(&arguments.sweep).await?;
     definition.space.check(&arguments.point)?;
     let ordinals = ordinals(&definition, &arguments.queries)?;
-    session.close().await;
-
-    let session = Session::work(store).await?;
-    let request = v1::RequestSampleRequest {
+    let mut request = v1::RequestSampleRequest {
         sweep: progress.sweep.to_string(),
         point: Some((&arguments.point).into()),
         ordinals,
-        stored_only: false,
+        stored_only: true,
     };
     let mut response = ask(&session, &request).await?;
-    if response.pending > 0 {
-        let crew = Crew::start(&session, arguments.threads, 1)?;
-        response = tokio::select! {
-            response = wait(&session, &request) => response?,
-            reason = crew.failure() => bail!(reason),
-            _ = tokio::signal::ctrl_c() => {
-                crew.stop().await;
-                session.close().await;
-                return Ok(Outcome::Interrupted);
-            }
-        };
-        crew.stop().await;
-    }
     session.close().await;
-    if let Some(failure) = response.failures.first() {
+    let judged = response.responses.iter().filter(|sampled| sampled.verdict.is_some()).count();
+    if judged < request.ordinals.len() {
+        request.stored_only = false;
+        let interrupted = interruption::listen();
+        let generated = generate(store, &request, &definition, arguments.threads, &interrupted).await?;
+        let Some(generated) = generated else { return Ok(Outcome::Interrupted) };
+        response = generated;
+    }
+    if response.responses.len() < request.ordinals.len()
+        && let Some(failure) = response.failures.first()
+    {
         bail!("the responses could not be generated: {failure}");
     }
-    let sampled = collect(&definition, arguments.point.clone(), response)?;
+    for failure in &response.failures {
+        output::note(format!("not judged: {failure}"));
+    }
+    let sampled = collect(&definition, &arguments.point, response)?;
     output::print(format, &sampled, |sampled, out| {
         for response in &sampled.responses {
             writeln!(out, "{} · {}", response.domain, response.query)?;
@@ -85,6 +84,34 @@ pub(super) async fn run(store: &Path, arguments: &SampleArguments, format: Forma
         Ok(())
     })?;
     Ok(Outcome::Done)
+}
+
+/// Has the missing responses generated and judged; `None` when the user interrupts.
+async fn generate(
+    store: &Path,
+    request: &v1::RequestSampleRequest,
+    definition: &SweepDefinition,
+    threads: Option<u16>,
+    interrupted: &CancellationToken,
+) -> Result<Option<v1::RequestSampleResponse>> {
+    check_judge(definition)?;
+    let session = Session::work(store).await?;
+    let mut outcome = ask(&session, request).await.map(Some);
+    if matches!(&outcome, Ok(Some(response)) if response.pending > 0) {
+        match Crew::start(&session, threads, definition) {
+            Ok(crew) => {
+                outcome = tokio::select! {
+                    response = wait(&session, request) => response.map(Some),
+                    reason = crew.failure() => Err(anyhow::anyhow!(reason)),
+                    () = interrupted.cancelled() => Ok(None),
+                };
+                crew.stop().await;
+            }
+            Err(error) => outcome = Err(error),
+        }
+    }
+    session.close().await;
+    outcome
 }
 
 /// The ordinals of the named queries, or of a few per domain.
@@ -127,7 +154,7 @@ async fn wait(session: &Session, request: &v1::RequestSampleRequest) -> Result<v
 
 fn collect(
     definition: &SweepDefinition,
-    point: Point,
+    point: &Point,
     response: v1::RequestSampleResponse,
 ) -> Result<SampleOutput> {
     let responses = response
@@ -151,5 +178,5 @@ fn collect(
             })
         })
         .collect::<Result<_>>()?;
-    Ok(SampleOutput { sweep: definition.name.clone(), point, responses })
+    Ok(SampleOutput { sweep: definition.name.clone(), point: point.to_string(), responses })
 }

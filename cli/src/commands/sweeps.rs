@@ -148,7 +148,7 @@ pub(super) async fn show(store: &Path, sweep: &str, format: Format) -> Result<()
 
 fn facts(shown: &ShowOutput) -> Table {
     let (progress, definition) = (&shown.progress, &shown.definition);
-    let mut table = Table::new(["sweep", &progress.name]);
+    let mut table = Table::facts(["sweep", &progress.name]);
     let mut fact = |name: &str, value: String| table.row([name.to_owned(), value]);
     fact("number", progress.number.to_string());
     fact("state", progress.state.clone());

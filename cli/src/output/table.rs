@@ -11,6 +11,7 @@ const RULED: TableStyle = TableStyle::new().header_separator(LineStyle::none().f
 /// A table of text cells; numbers stand to the right.
 pub(crate) struct Table {
     inner: comfy_table::Table,
+    numbers_right: bool,
 }
 
 impl Table {
@@ -25,14 +26,21 @@ impl Table {
         if inner.width().is_none() {
             inner.set_content_arrangement(ContentArrangement::Disabled);
         }
-        Self { inner }
+        Self { inner, numbers_right: true }
+    }
+
+    /// A table of facts: a name and a value a row, all to the left.
+    pub(crate) fn facts<S: ToString>(headings: impl IntoIterator<Item = S>) -> Self {
+        Self { numbers_right: false, ..Self::new(headings) }
     }
 
     /// Adds a row.
     pub(crate) fn row<S: ToString>(&mut self, cells: impl IntoIterator<Item = S>) {
+        let numbers_right = self.numbers_right;
         self.inner.add_row(cells.into_iter().map(|cell| {
             let text = cell.to_string();
-            let number = text.trim_start_matches('-').starts_with(|first: char| first.is_ascii_digit());
+            let number = numbers_right
+                && text.trim_start_matches('-').starts_with(|first: char| first.is_ascii_digit());
             let aligned = if number { CellAlignment::Right } else { CellAlignment::Left };
             Cell::new(text).set_alignment(aligned)
         }));

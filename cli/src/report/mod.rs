@@ -51,7 +51,8 @@ pub(crate) struct TargetAnswer {
     /// The aggregate of `rates`.
     pub(crate) aggregate: Option<f64>,
     /// Whether every domain's dominant level is the wanted one.
-    pub(crate) achieved: bool,
+    /// `None` when the point is not measured on the reported queries.
+    pub(crate) achieved: Option<bool>,
 }
 
 /// One response with what is known of it.

@@ -92,7 +92,7 @@ struct Answer<'a> {
     rates: Vec<Option<[u32; 2]>>,
     judged: Vec<Option<[u32; 2]>>,
     aggregate: Option<f64>,
-    achieved: bool,
+    achieved: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]

@@ -315,7 +315,7 @@ fn answers_carry_counts_and_wants() {
         rates: vec![Some(LevelRate::new(18, 20)), None],
         judged: vec![],
         aggregate: Some(0.9),
-        achieved: true,
+        achieved: Some(true),
     });
     let shown = embedded(&render(&data).expect("renders"));
     assert_eq!(

@@ -13,6 +13,9 @@ use super::raw::{RawSweep, schema};
 /// All the places where the text does not fit the schema, one a line.
 pub(super) fn parse(text: &str, origin: &str) -> Result<RawSweep> {
     let value: Value = serde_saphyr::from_str(text).with_context(|| format!("{origin}: not valid YAML"))?;
+    if value.is_null() {
+        bail!("{origin}: is empty; name, model, vectors, coefficients and domains are wanted");
+    }
     let schema = schema();
     let validator = jsonschema::validator_for(&schema).context("the sweep file schema is itself invalid")?;
     let complaints: Vec<String> = validator

@@ -7,7 +7,7 @@ use avsweep_domain::{
     Coefficient, Coverage, DecodeSettings, DomainDefinition, Dtype, Evaluation, JudgeProvider, JudgeSettings,
     Levels, ModelSource, Query, Range, Space, Strategy, SweepDefinition, Ticks, VectorSource, nearest_name,
 };
-use avsweep_engine::{AlignmentVector, BaseModel, check_coefficients};
+use avsweep_engine::{AlignmentVector, BaseModel, Message, ScoreItem, check_coefficients};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -70,6 +70,7 @@ impl Loader<'_> {
                 Ok((name, path))
             })
             .collect::<Result<_>>()?;
+        ensure!(!vectors.is_empty(), "{}: vectors: at least one is wanted", self.origin);
         let space = self.space(raw.coefficients, &vectors)?;
         let (domains, unused_queries) = self.domains(
             raw.domains,
@@ -120,6 +121,7 @@ impl Loader<'_> {
         definition.check().with_context(|| self.origin.to_owned())?;
 
         let base = BaseModel::open(&base_path).with_context(|| format!("{}: model.base", self.origin))?;
+        self.check_queries(&definition, &base)?;
         definition.model.fingerprint = base.fingerprint().parse().context("the base's fingerprint")?;
         for (source, (name, path)) in definition.vectors.iter_mut().zip(&vectors) {
             let vector = AlignmentVector::open(path, &base)
@@ -139,6 +141,32 @@ impl Loader<'_> {
         check_coefficients(&coefficients, &base, vectors.len())
             .with_context(|| format!("{}: coefficients", self.origin))?;
         Ok(LoadedSweep { definition, unused_queries })
+    }
+
+    /// Renders and tokenises every query, so that one which the model cannot take is told before any job fails on it.
+    fn check_queries(&self, definition: &SweepDefinition, base: &BaseModel) -> Result<()> {
+        let entries: Vec<_> = definition.queries().collect();
+        let items: Vec<ScoreItem> = entries
+            .iter()
+            .map(|entry| ScoreItem {
+                messages: entry
+                    .query
+                    .messages
+                    .iter()
+                    .map(|message| Message::new(message.role.as_str(), &message.content))
+                    .collect(),
+                references: entry.query.references.clone(),
+            })
+            .collect();
+        let prepared = base.prepare_scores(&items);
+        if let Some((index, error)) = prepared.failures().next() {
+            let entry = &entries[index];
+            return Err(anyhow::Error::new(error.clone()).context(format!(
+                "{}: domains.{}.queries: query '{}'",
+                self.origin, definition.domains[entry.domain].name, entry.query.id
+            )));
+        }
+        Ok(())
     }
 
     fn space(&self, raw: Map<String, Value>, vectors: &[(String, PathBuf)]) -> Result<Space> {

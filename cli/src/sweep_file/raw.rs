@@ -149,6 +149,7 @@ pub(super) struct RawEvaluation {
     #[schemars(range(min = 0.0, max = 1.0))]
     pub top_p: Option<f64>,
     /// Seed of sampled decoding. Default: 0.
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_u64))]
     pub seed: Option<u64>,
 }
 

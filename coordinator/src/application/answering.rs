@@ -1,13 +1,10 @@
 //! The best points of targets.
 
-use avsweep_domain::{Aggregate, QuerySet, Reading, SweepDefinition, Target};
-use avsweep_search::{Answer, Ranking};
+use avsweep_domain::{Aggregate, Coverage, QuerySet, Reading, SweepDefinition, Target};
+use avsweep_search::{Answer, MAX_TARGETS, Ranking, all_targets};
 
 use crate::coordinator::compute;
 use crate::{Coordinator, CoordinatorError};
-
-/// The most targets that "all targets" stands for.
-const MAX_TARGETS: usize = 10_000;
 
 /// A question for the best points.
 #[derive(Clone, Debug)]
@@ -34,34 +31,46 @@ impl Coordinator {
     pub(crate) async fn best_points(&self, question: Question) -> Result<Answers, CoordinatorError> {
         let record = self.store.find_sweep(&question.sweep).await?;
         let definition = record.definition;
-        let targets = if question.targets.is_empty() { all_targets(&definition)? } else { question.targets };
+        let targets = if question.targets.is_empty() {
+            all_targets(&definition).ok_or_else(|| CoordinatorError::TooManyTargets {
+                sweep: definition.name.clone(),
+                domains: definition.domains.len(),
+                levels: definition.levels.len(),
+                limit: MAX_TARGETS,
+            })?
+        } else {
+            question.targets
+        };
         let reading = question.reading.unwrap_or_else(|| definition.default_reading());
         let history = self.history(record.id).await?;
         let aggregate = question.aggregate;
         let answers = compute(move || {
             let ranking = Ranking::new(&definition, &history, reading);
+            if ranking.measured() == 0
+                && reading == Reading::Judgement
+                && let Some(judged) = judged_elsewhere(&definition)
+            {
+                return Err(CoordinatorError::NotJudged { sweep: definition.name.clone(), judged });
+            }
             let answers = targets.iter().map(|target| ranking.answer(target, aggregate));
-            Ok::<_, avsweep_search::SearchError>(Answers {
+            Ok(Answers {
                 answers: answers.collect::<Result<_, _>>()?,
                 reported_set: definition.reported_set(),
                 reading,
                 points_measured: ranking.measured() as u64,
             })
         });
-        Ok(answers.await?)
+        answers.await
     }
 }
 
-fn all_targets(definition: &SweepDefinition) -> Result<Vec<Target>, CoordinatorError> {
-    let (domains, levels) = (definition.domains.len(), definition.levels.len());
-    let count = u32::try_from(domains).ok().and_then(|domains| levels.checked_pow(domains));
-    match count {
-        Some(count) if count <= MAX_TARGETS => Ok(definition.all_targets()),
-        _ => Err(CoordinatorError::TooManyTargets {
-            sweep: definition.name.clone(),
-            domains,
-            levels,
-            limit: MAX_TARGETS,
-        }),
+/// What a sweep judges, where it will never judge the search queries of the points it looks at.
+fn judged_elsewhere(definition: &SweepDefinition) -> Option<&'static str> {
+    match (definition.evaluation.generation, definition.reported_set()) {
+        (Coverage::All, _) | (Coverage::Finalists, QuerySet::Search) => None,
+        (Coverage::Finalists, QuerySet::Confirm) => {
+            Some("the finalists' responses to the confirm queries only")
+        }
+        (Coverage::None, _) => Some("nothing"),
     }
 }

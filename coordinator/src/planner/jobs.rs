@@ -45,16 +45,18 @@ pub(crate) fn jobs_at(definition: &SweepDefinition, max_queries: u32) -> JobsAt 
     JobsAt(jobs)
 }
 
-/// What is measured at finalists besides: likelihoods on the confirm queries, texts for the reported queries.
+/// What is measured at finalists besides: likelihoods on the confirm queries, and texts for the reported queries at
+/// those that are `judged`.
 pub(crate) fn finalist_jobs(
     definition: &SweepDefinition,
     max_queries: u32,
     point: &Point,
+    judged: bool,
 ) -> impl Iterator<Item = NewJob> {
     let likelihood = (definition.evaluation.likelihood == Coverage::All)
         .then(|| definition.slice(QuerySet::Confirm))
         .map(|slice| (Rung::Likelihood, slice));
-    let generation = (definition.evaluation.generation == Coverage::Finalists)
+    let generation = (judged && definition.evaluation.generation == Coverage::Finalists)
         .then(|| definition.slice(definition.reported_set()))
         .map(|slice| (Rung::Generation, slice));
     likelihood.into_iter().chain(generation).flat_map(move |(rung, slice)| {
@@ -64,7 +66,8 @@ pub(crate) fn finalist_jobs(
 
 /// Whether finalists get anything that other points do not.
 pub(crate) fn has_finalist_jobs(definition: &SweepDefinition) -> bool {
-    finalist_jobs(definition, u32::MAX, &Point::origin(definition.space.dimensions())).next().is_some()
+    let any_point = Point::origin(definition.space.dimensions());
+    finalist_jobs(definition, u32::MAX, &any_point, true).next().is_some()
 }
 
 fn new_job(point: &Point, rung: Rung, slice: QuerySlice) -> NewJob {

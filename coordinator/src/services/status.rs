@@ -35,7 +35,7 @@ fn code(error: &CoordinatorError) -> Code {
         CoordinatorError::Space(_)
         | CoordinatorError::NoSuchQuery { .. }
         | CoordinatorError::TooManyTargets { .. } => Code::InvalidArgument,
-        CoordinatorError::NotRunning { .. } => Code::FailedPrecondition,
+        CoordinatorError::NotRunning { .. } | CoordinatorError::NotJudged { .. } => Code::FailedPrecondition,
         CoordinatorError::ShuttingDown => Code::Unavailable,
     }
 }

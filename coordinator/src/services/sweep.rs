@@ -7,6 +7,7 @@ use std::sync::Arc;
 use avsweep_domain::{Point, SweepDefinition, SweepId, SweepState, Target};
 use avsweep_proto::v1::sweep_service_server::SweepService;
 use avsweep_proto::{ConvertError, WireEnum as _, required, v1};
+use avsweep_search::MAX_TARGETS;
 use futures::stream::{self, Stream, StreamExt as _};
 use prost::Message as _;
 use tonic::{Request, Response, Status};
@@ -20,8 +21,6 @@ use crate::{Coordinator, SampleRequest};
 const PAGE_BYTES: usize = 1 << 20;
 /// Points in one message of tallies.
 const TALLIES_PAGE: usize = 500;
-/// The most targets in one question.
-const MAX_TARGETS: usize = 10_000;
 
 /// The service over a shared coordinator: its streams outlive their request.
 #[derive(Debug)]

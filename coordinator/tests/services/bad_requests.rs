@@ -106,6 +106,12 @@ async fn requests_of_users_that_name_what_is_not_there() -> anyhow::Result<()> {
     let bad = v1::CreateSweepRequest { definition: Some(wire) };
     refused(sweeps.create_sweep(bad).await, invalid, "no reference for level 'expert'");
 
+    let mut wire = v1::SweepDefinition::from(&definition);
+    wire.name = "other".to_owned();
+    wire.vectors.push(v1::VectorSource { name: "spare".to_owned(), ..wire.vectors[0].clone() });
+    let bad = v1::CreateSweepRequest { definition: Some(wire) };
+    refused(sweeps.create_sweep(bad).await, invalid, "vector 'spare' is used by no coefficient");
+
     let nothing = || sweep("nothing");
     refused(sweeps.get_sweep(v1::GetSweepRequest { sweep: nothing() }).await, missing, "it holds tiny");
     refused(
@@ -145,6 +151,12 @@ async fn requests_of_users_that_name_what_is_not_there() -> anyhow::Result<()> {
     refused(sweeps.best_points(best(vec![target(&[])])).await, invalid, "Target.wanted is empty");
     let odd = v1::BestPointsRequest { aggregate: 17, ..best(vec![]) };
     refused(sweeps.best_points(odd).await, invalid, "BestPointsRequest.aggregate is 17");
+    let judged = v1::BestPointsRequest { reading: v1::Reading::Judgement.into(), ..best(vec![]) };
+    refused(
+        sweeps.best_points(judged).await,
+        Code::FailedPrecondition,
+        "judges the finalists' responses to the confirm queries only; a sweep with 'generation: all'",
+    );
     let as_base = v1::Target {
         wanted: vec![v1::Wanted { wanted: Some(v1::wanted::Wanted::AsBase(v1::AsBase {})) }; 2],
     };

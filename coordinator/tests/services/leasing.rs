@@ -120,7 +120,7 @@ async fn a_job_that_keeps_failing_is_parked_with_its_reason_and_the_sweep_goes_o
     assert_eq!(cluster.progress("tiny").await?.state(), v1::SweepState::Running);
     cluster.run_to_done(&definition).await?;
     let best = cluster.best(&definition).await?;
-    assert!(best.answers.iter().all(|answer| answer.achieved && answer.judged_aggregate == Some(1.0)));
+    assert!(best.answers.iter().all(|answer| answer.achieved() && answer.judged_aggregate == Some(1.0)));
     Ok(())
 }
 

@@ -211,11 +211,21 @@ impl Cluster {
     }
 
     pub(crate) async fn best(&self, definition: &SweepDefinition) -> anyhow::Result<v1::BestPointsResponse> {
+        self.best_by(definition, v1::Aggregate::Min, v1::Reading::Unspecified).await
+    }
+
+    /// The best points of all targets by this aggregate and reading.
+    pub(crate) async fn best_by(
+        &self,
+        definition: &SweepDefinition,
+        aggregate: v1::Aggregate,
+        reading: v1::Reading,
+    ) -> anyhow::Result<v1::BestPointsResponse> {
         let request = v1::BestPointsRequest {
             sweep: definition.name.clone(),
             targets: vec![],
-            aggregate: v1::Aggregate::Min.into(),
-            reading: v1::Reading::Unspecified.into(),
+            aggregate: aggregate.into(),
+            reading: reading.into(),
         };
         Ok(self.sweeps().best_points(request).await?.into_inner())
     }

@@ -8,7 +8,7 @@ use avsweep_proto::v1;
 use tonic::Code;
 
 use crate::support::{
-    ALL_RUNGS, BOUND, Cluster, Shape, definition, eventually, lease_request, point_of, settings,
+    ALL_RUNGS, BOUND, Cluster, Shape, definition, evaluate, eventually, lease_request, point_of, settings,
 };
 
 /// Every target's best point is the one where the made-up model is at its levels.
@@ -28,7 +28,7 @@ fn check_answers(best: &v1::BestPointsResponse, reported: u32, judged: bool) -> 
         assert_eq!(point, point_of([levels[0], levels[1]]));
         assert_eq!(
             (answer.search_aggregate, answer.confirm_aggregate, answer.achieved),
-            (1.0, Some(1.0), true)
+            (1.0, Some(1.0), Some(true))
         );
         assert_eq!(answer.judged_aggregate, judged.then_some(1.0));
         let counts = Some(v1::LevelCount { count: reported, n: reported });
@@ -55,6 +55,63 @@ async fn a_sweep_ends_with_the_best_point_of_every_target_confirmed_and_judged()
     assert_eq!((progress.points_planned, progress.points_done), (Some(9), 9));
     assert_eq!((progress.results, progress.duplicate_results), (9 * (8 + 4 + 4 + 4), 0));
     assert_eq!(progress.merge_micros, 2 * (9 * 2 + 9 + 9 + 9));
+    Ok(())
+}
+
+/// Scores without rhyme or reason, the same whenever they are asked for: normalisations and aggregates disagree.
+fn scramble(report: &mut v1::ReportRequest, point: &Point) {
+    let Some(v1::report_request::Results::Scores(scores)) = &mut report.results else {
+        return;
+    };
+    for result in &mut scores.results {
+        let place = point.values().iter().fold(u64::from(result.ordinal), |hash, ticks| {
+            (hash ^ u64::from(ticks.get().unsigned_abs() * 2 + u32::from(ticks.get() < 0)))
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407)
+                .rotate_left(29)
+        });
+        let mut state = place;
+        let mut below = |end: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % end
+        };
+        for score in &mut result.scores {
+            score.log_prob_sum = -1.0 - below(1000) as f64 / 100.0;
+            score.tokens = 1 + below(20) as u32;
+            score.bytes = 1 + below(90) as u32;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_best_points_by_any_aggregate_and_likelihood_reading_are_confirmed() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let definition = definition(Shape::default());
+    cluster.create(&definition).await?;
+    while cluster.progress("tiny").await?.state() != v1::SweepState::Done {
+        cluster.coordinator.plan_once().await?;
+        for job in cluster.lease(&ALL_RUNGS, 3).await? {
+            let mut report = evaluate(&definition, &job)?;
+            scramble(&mut report, &Point::try_from(job.point.clone().context("a point")?)?);
+            cluster.jobs().report(report).await?;
+        }
+    }
+    for reading in [v1::Reading::Mean, v1::Reading::Sum, v1::Reading::PerByte] {
+        for aggregate in [v1::Aggregate::Min, v1::Aggregate::Mean, v1::Aggregate::Product] {
+            let best = cluster.best_by(&definition, aggregate, reading).await?;
+            anyhow::ensure!(best.answers.len() == 9 && best.points_measured == 9);
+            for answer in &best.answers {
+                assert!(answer.achieved.is_some(), "{reading:?} {aggregate:?}: {answer:?}");
+                let counts: Vec<_> = answer.domains.iter().map(|d| d.confirm.map(|c| c.n)).collect();
+                assert_eq!(counts, [Some(2); 2], "{reading:?} {aggregate:?}");
+            }
+        }
+    }
+    // Only the leaders by the default reading and the weakest domain are judged.
+    let [(likelihoods, _), (texts, _), (judgements, _)] = jobs(&cluster.progress("tiny").await?)[..] else {
+        anyhow::bail!("three rungs");
+    };
+    assert!(texts < likelihoods - 9 * 2 && texts == judgements, "{likelihoods} {texts} {judgements}");
     Ok(())
 }
 

@@ -19,6 +19,18 @@ const DEPTH: usize = 512;
 ///
 /// `x` is `[rows, inputs]` and `y` `[rows, outputs]`, both row-major and dense.
 pub(crate) fn gemm(threads: Threads, x: &[f32], weights: PackedView<'_>, y: &mut [f32], accumulate: bool) {
+    gemm_on(has_avx2_fma(), threads, x, weights, y, accumulate);
+}
+
+/// [`gemm`] with or without AVX2 and FMA, which the CPU must have if `avx2`.
+fn gemm_on(
+    avx2: bool,
+    threads: Threads,
+    x: &[f32],
+    weights: PackedView<'_>,
+    y: &mut [f32],
+    accumulate: bool,
+) {
     let rows = x.len() / weights.inputs;
     assert_eq!(x.len(), rows * weights.inputs, "activations are whole rows");
     assert_eq!(y.len(), rows * weights.outputs, "outputs are whole rows");
@@ -28,7 +40,7 @@ pub(crate) fn gemm(threads: Threads, x: &[f32], weights: PackedView<'_>, y: &mut
         panels == 0 || weights.data.len() >= (panels - 1) * weights.stride + PANEL * weights.inputs,
         "weights are whole panels"
     );
-    let product = Product { x, weights, y: y.as_mut_ptr(), accumulate, avx2: has_avx2_fma() };
+    let product = Product { x, weights, y: y.as_mut_ptr(), accumulate, avx2 };
     let blocks = rows.div_ceil(ROWS);
     let block = |index: usize| index * ROWS..((index + 1) * ROWS).min(rows);
     match threads {
@@ -197,10 +209,7 @@ unsafe fn sum_tile<const M: usize, const P: usize>(
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use super::{Output, PANEL};
-    use std::arch::x86_64::{
-        __m256, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps,
-    };
+    use std::arch::x86_64::{__m256, _mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps};
 
     /// Inputs taken between two checks of the slices' bounds. Slices rather than pointers, so that builds with
     /// debug assertions, which check every pointer, stay as fast as release builds.
@@ -257,14 +266,25 @@ mod avx2 {
                 }
             }
         }
-        for (row, sums) in registers.iter().enumerate() {
-            for (index, sum) in sums.as_flattened().iter().enumerate() {
+        // Out of the registers by constant indices first: a loop that took the registers' address would keep them
+        // in memory all along.
+        let mut sums = [[[0.0_f32; PANEL]; P]; M];
+        for row in 0..M {
+            for panel in 0..P {
+                // SAFETY: two registers are 16 floats, and any bits are valid in both.
+                sums[row][panel] =
+                    unsafe { std::mem::transmute::<[__m256; 2], [f32; PANEL]>(registers[row][panel]) };
+            }
+        }
+        for (row, sums) in sums.iter().enumerate() {
+            for (panel, sums) in sums.iter().enumerate() {
                 // SAFETY: this function's own contract.
-                unsafe {
-                    let cell = output.y.add(row * output.stride + index * 8);
-                    let value =
-                        if output.accumulate { _mm256_add_ps(_mm256_loadu_ps(cell), *sum) } else { *sum };
-                    _mm256_storeu_ps(cell, value);
+                let y =
+                    unsafe { &mut *output.y.add(row * output.stride + panel * PANEL).cast::<[f32; PANEL]>() };
+                if output.accumulate {
+                    y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
+                } else {
+                    *y = *sums;
                 }
             }
         }
@@ -311,9 +331,12 @@ mod tests {
             let (x, weights) = (random(rows * inputs, 1), random(outputs * inputs, 2));
             let before = random(rows * outputs, 3);
             let matrix = packed(&weights, outputs, inputs);
-            for (threads, accumulate) in [(Threads::One, false), (Threads::All, true)] {
+            let both = [(Threads::One, false), (Threads::All, true)];
+            for (avx2, (threads, accumulate)) in
+                [false, has_avx2_fma()].into_iter().flat_map(|a| both.map(|b| (a, b)))
+            {
                 let mut y = before.clone();
-                gemm(threads, &x, matrix.view(), &mut y, accumulate);
+                gemm_on(avx2, threads, &x, matrix.view(), &mut y, accumulate);
                 for row in 0..rows {
                     for output in 0..outputs {
                         let exact: f64 = (0..inputs)

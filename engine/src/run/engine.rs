@@ -84,7 +84,7 @@ impl Engine {
     /// Renders, tokenises and plans queries for scoring, once for all points. Items that cannot be scored are
     /// reported with every point's results, and by [`PreparedScores::failures`].
     pub fn prepare_scores(&self, items: &[ScoreItem]) -> PreparedScores {
-        PreparedScores::new(&self.base, items)
+        self.base.prepare_scores(items)
     }
 
     /// Renders and tokenises prompts for generation, once for all points.

@@ -42,6 +42,14 @@ pub struct PreparedScores {
     chunk_tokens: usize,
 }
 
+impl BaseModel {
+    /// Renders, tokenises and plans queries for scoring, once for all points. Items that cannot be scored are
+    /// reported with every point's results, and by [`PreparedScores::failures`].
+    pub fn prepare_scores(&self, items: &[ScoreItem]) -> PreparedScores {
+        PreparedScores::new(self, items)
+    }
+}
+
 impl PreparedScores {
     pub(crate) fn new(base: &BaseModel, items: &[ScoreItem]) -> Self {
         let items = items.par_iter().map(|item| encode(base, item).map(Arc::new)).collect();

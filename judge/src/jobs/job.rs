@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use avsweep_domain::{Fingerprint, Response, Rung, SweepId, Verdict};
-use avsweep_lease::HeldLease;
+use avsweep_lease::{HeldLease, error_chain};
 use avsweep_proto::{ConvertError, WireEnum, v1};
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::Context;
 use super::sweeps::{Sweep, SweepError};
-use crate::error::{JudgeError, error_chain, shorten};
+use crate::error::{JudgeError, shorten};
 
 /// Items of one job under way at once; a model judge's own limit lies below or acts within this.
 const ITEMS_UNDER_WAY: usize = 64;
@@ -82,14 +82,47 @@ pub(super) enum JobError {
     Report(#[source] Status),
 }
 
+impl JobError {
+    /// The failure that is the judge's own.
+    fn of_judge(&self) -> Option<&JudgeError> {
+        match self {
+            Self::Judge { source, .. } | Self::Sweep(SweepError::Judge(_, source)) => Some(source),
+            Self::Read(_) | Self::Sweep(_) | Self::UnknownQuery { .. } | Self::Report(_) => None,
+        }
+    }
+
+    /// Of several failures in one job, the one of the widest reach says how the job ends.
+    fn reach(&self) -> u8 {
+        match self.of_judge() {
+            Some(error) if error.is_lasting() => 2,
+            Some(error) if error.may_pass() => 1,
+            Some(_) | None => 0,
+        }
+    }
+}
+
 /// How a job ended for this process.
 #[derive(Debug)]
 pub(super) enum End {
     Finished,
     Failed(JobError),
+    /// The endpoint is away; to be given back, for it is no fault of the job.
+    Away(JobError),
+    /// The judge cannot work until somebody changes its settings; to be given back.
+    Broken(JudgeError),
     /// Not done within the drain time; to be given back.
     Undone,
     Lost,
+}
+
+impl From<JobError> for End {
+    fn from(error: JobError) -> Self {
+        match error.of_judge() {
+            Some(judge) if judge.is_lasting() => Self::Broken(judge.clone()),
+            Some(judge) if judge.may_pass() => Self::Away(error),
+            Some(_) | None => Self::Failed(error),
+        }
+    }
 }
 
 /// Judges a job to its end, whatever that is, and says so to the coordinator.
@@ -103,7 +136,23 @@ pub(super) async fn work(
         Err(error) => End::Failed(error.into()),
     };
     match &end {
-        End::Finished => tracing::debug!(job = lease.job(), "job judged"),
+        End::Finished => {
+            context.outage.over();
+            tracing::debug!(job = lease.job(), "job judged");
+        }
+        // Before the job is given back, or it would be leased again at once.
+        End::Away(error) => {
+            let pause = context.outage.note(context.options.outage);
+            tracing::warn!(
+                job = lease.job(), error = %error_chain(error), pause_millis = pause.as_millis() as u64,
+                "the judge's endpoint is away; the job is given back and no other leased for a while"
+            );
+            release(context, &lease).await;
+        }
+        End::Broken(error) => {
+            context.break_off(error);
+            release(context, &lease).await;
+        }
         End::Lost => tracing::info!(job = lease.job(), "the lease is lost: its work is dropped"),
         End::Undone => release(context, &lease).await,
         End::Failed(error) => fail(context, &lease, error).await,
@@ -120,7 +169,7 @@ async fn drive(context: &Context, job: JudgementJob, lease: &HeldLease) -> End {
             Ok(sweep) => sweep,
             // The coordinator was away and there is no time left to wait for it.
             Err(SweepError::Fetch(..)) if context.drained.is_cancelled() => return End::Undone,
-            Err(error) => return End::Failed(error.into()),
+            Err(error) => return JobError::from(error).into(),
         },
     };
     let count = sweep.queries.len();
@@ -180,7 +229,8 @@ struct Reporter<'a> {
     reported_until: Instant,
     /// When the newest verdict came.
     newest: Instant,
-    first_error: Option<JobError>,
+    /// The first of the failures of the widest reach.
+    error: Option<JobError>,
 }
 
 impl<'a> Reporter<'a> {
@@ -194,7 +244,7 @@ impl<'a> Reporter<'a> {
             flush_at: now,
             reported_until: now,
             newest: now,
-            first_error: None,
+            error: None,
         }
     }
 
@@ -203,13 +253,13 @@ impl<'a> Reporter<'a> {
             Ok(()) => {}
             Err(end) => return end,
         }
-        let finished = self.first_error.is_none();
+        let finished = self.error.is_none();
         if (finished || !self.pending.is_empty())
             && let Err(end) = self.report(finished).await
         {
             return end;
         }
-        self.first_error.map_or(End::Finished, End::Failed)
+        self.error.map_or(End::Finished, End::from)
     }
 
     /// Takes outcomes until none will come, and reports whole and old batches on the way.
@@ -263,7 +313,9 @@ impl<'a> Reporter<'a> {
                     job = self.lease.job(), ordinal, error = %error_chain(&error),
                     "a response could not be judged"
                 );
-                self.first_error.get_or_insert(error);
+                if self.error.as_ref().is_none_or(|widest| error.reach() > widest.reach()) {
+                    self.error = Some(error);
+                }
             }
         }
     }
@@ -312,40 +364,13 @@ fn micros(duration: Duration) -> u64 {
 
 async fn fail(context: &Context, lease: &HeldLease, error: &JobError) {
     let error = shorten(&error_chain(error), ERROR_CHARACTERS);
-    tracing::warn!(job = lease.job(), error, "the job failed");
-    let request =
-        v1::FailRequest { worker: context.options.worker.0.clone(), lease: Some(lease.reference()), error };
-    let answer = tokio::select! {
-        () = lease.lost() => return,
-        answer = context.coordinator.call("Fail", |mut client| {
-            let request = request.clone();
-            async move { client.fail(request).await }
-        }) => answer,
-    };
-    if let Err(status) = answer {
-        tracing::warn!(
-            job = lease.job(), code = %status.code(), message = status.message(),
-            "the failure could not be reported; the lease will expire"
-        );
+    tokio::select! {
+        () = lease.lost() => {}
+        () = context.coordinator.fail(&context.options.worker, lease.reference(), error) => {}
     }
 }
 
 /// Gives a job back; when that fails, its lease expires by itself.
 pub(super) async fn release(context: &Context, lease: &HeldLease) {
-    let request =
-        v1::ReleaseRequest { worker: context.options.worker.0.clone(), leases: vec![lease.reference()] };
-    let answer = context
-        .coordinator
-        .call("Release", |mut client| {
-            let request = request.clone();
-            async move { client.release(request).await }
-        })
-        .await;
-    match answer {
-        Ok(_) => tracing::info!(job = lease.job(), "job given back"),
-        Err(status) => tracing::warn!(
-            job = lease.job(), code = %status.code(), message = status.message(),
-            "the job could not be given back; its lease will expire"
-        ),
-    }
+    context.coordinator.release(&context.options.worker, vec![lease.reference()]).await;
 }

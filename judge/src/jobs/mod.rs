@@ -1,14 +1,15 @@
 //! The judge's loop: lease judgement jobs, judge, report, until told to stop.
 
 mod job;
+mod outage;
 mod sweeps;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use avsweep_domain::WorkerId;
-use avsweep_lease::{Backoff, CoordinatorClient, LeaseKeeper, is_transient, job_client};
+use avsweep_lease::{Backoff, CoordinatorClient, LeaseKeeper, Patience, job_client};
 use avsweep_proto::v1;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -18,7 +19,9 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use self::job::{End, JudgementJob};
+use self::outage::Outage;
 use self::sweeps::Sweeps;
+use crate::error::JudgeError;
 use crate::judge::JudgeOptions;
 
 /// How a judge's process works.
@@ -40,6 +43,8 @@ pub struct LoopOptions {
     pub call_timeout: Duration,
     /// Waits while the coordinator cannot be reached.
     pub reconnect: Backoff,
+    /// Pauses between jobs while a judge's endpoint is away.
+    pub outage: Backoff,
     /// The judges.
     pub judge: JudgeOptions,
 }
@@ -56,6 +61,7 @@ impl LoopOptions {
             drain: Duration::from_secs(10),
             call_timeout: Duration::from_secs(20),
             reconnect: Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(5) },
+            outage: Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(30) },
             judge: JudgeOptions::default(),
         }
     }
@@ -68,7 +74,7 @@ pub struct LoopSummary {
     pub finished: u64,
     /// Jobs that failed.
     pub failed: u64,
-    /// Jobs given back at shutdown.
+    /// Jobs given back: at shutdown, or because a judge could not work.
     pub released: u64,
     /// Jobs whose lease was lost.
     pub lost: u64,
@@ -84,6 +90,9 @@ pub enum LoopError {
     /// The coordinator will not give this process jobs, now or later.
     #[error("the coordinator refused to lease jobs")]
     Refused(#[source] Status),
+    /// A judge fails until somebody changes its settings: address, key, model or account.
+    #[error("the judge cannot be used")]
+    Judge(#[source] JudgeError),
 }
 
 #[derive(Debug, Default)]
@@ -102,8 +111,22 @@ struct Context {
     coordinator: CoordinatorClient,
     sweeps: Sweeps,
     counters: Counters,
+    outage: Outage,
+    /// Why no job can be judged, once that is known.
+    broken: OnceLock<JudgeError>,
+    /// No more jobs are leased.
+    stop: CancellationToken,
     /// The drain time is over.
     drained: CancellationToken,
+}
+
+impl Context {
+    /// Ends the leasing: the judge cannot work.
+    fn break_off(&self, error: &JudgeError) {
+        // The first failure says it; the others are its like.
+        let _ = self.broken.set(error.clone());
+        self.stop.cancel();
+    }
 }
 
 /// Leases judgement jobs over `channel` and judges them until `shutdown`.
@@ -111,8 +134,10 @@ struct Context {
 /// A coordinator that is away is waited for. At the shutdown no more jobs are leased; those held have the drain time
 /// to finish, then what is judged is reported and the rest given back.
 ///
+/// An endpoint that is away is waited for as well: its jobs are given back, not failed, and leasing pauses.
+///
 /// # Errors
-/// When the coordinator refuses this process for good.
+/// When the coordinator refuses this process for good, or a judge cannot work until its settings are changed.
 pub async fn run(
     channel: Channel,
     options: LoopOptions,
@@ -127,16 +152,19 @@ pub async fn run(
         hurry: drained.clone(),
     };
     let keeper = LeaseKeeper::start(client, options.worker.clone());
+    // A refusal ends the loop like a shutdown: what is held is still worth finishing.
+    let stop = shutdown.child_token();
     let context = Arc::new(Context {
         sweeps: Sweeps::new(coordinator.clone(), options.judge),
         coordinator,
         counters: Counters::default(),
+        outage: Outage::default(),
+        broken: OnceLock::new(),
+        stop: stop.clone(),
         drained: drained.clone(),
         options,
     });
     let mut jobs = JoinSet::new();
-    // A refusal ends the loop like a shutdown: what is held is still worth finishing.
-    let stop = shutdown.child_token();
     let drain = end_of_drain(stop.clone(), context.options.drain, drained.clone());
     let leasing = async {
         let outcome = lease_until_stopped(&context, &keeper, &stop, &mut jobs).await;
@@ -160,7 +188,10 @@ pub async fn run(
         cache_hits: context.sweeps.cache_hits(),
     };
     tracing::info!(?summary, "judge stopped");
-    outcome.map(|()| summary)
+    match context.broken.get() {
+        Some(error) => Err(LoopError::Judge(error.clone())),
+        None => outcome.map(|()| summary),
+    }
 }
 
 /// Declares the drain time over when it is; then never returns.
@@ -182,7 +213,7 @@ async fn lease_until_stopped(
     jobs: &mut JoinSet<()>,
 ) -> Result<(), LoopError> {
     let slots = Arc::new(Semaphore::new(context.options.max_jobs.max(1) as usize));
-    let mut failures = 0;
+    let mut patience = Patience::default();
     loop {
         let permits = tokio::select! {
             biased;
@@ -192,6 +223,10 @@ async fn lease_until_stopped(
         while let Some(ended) = jobs.try_join_next() {
             report_panic(ended);
         }
+        if let Some(until) = context.outage.until() {
+            pause(stop, until.saturating_duration_since(Instant::now())).await;
+            continue;
+        }
         let asked = Instant::now();
         // Not broken off at the stop: jobs in an answer that nobody hears would be lost to their lease's end.
         let answer = tokio::select! {
@@ -200,7 +235,7 @@ async fn lease_until_stopped(
         };
         match answer {
             Ok(answer) => {
-                failures = 0;
+                patience = Patience::default();
                 let idle = answer.jobs.is_empty();
                 accept(context, keeper, answer, permits, stop, jobs).await;
                 if idle && asked.elapsed() < context.options.lease_wait / 2 {
@@ -208,8 +243,8 @@ async fn lease_until_stopped(
                     pause(stop, context.options.lease_wait.min(Duration::from_millis(250))).await;
                 }
             }
-            Err(status) if is_transient(status.code()) => {
-                failures += 1;
+            Err(status) if patience.allows_another_try(&status) => {
+                let failures = patience.failures();
                 tracing::warn!(
                     failures, code = %status.code(), message = status.message(),
                     "no jobs could be leased; trying again"
@@ -272,7 +307,7 @@ async fn accept(
             let counter = match job::work(&context, JudgementJob::try_from(wire), lease).await {
                 End::Finished => &counters.finished,
                 End::Failed(_) => &counters.failed,
-                End::Undone => &counters.released,
+                End::Undone | End::Away(_) | End::Broken(_) => &counters.released,
                 End::Lost => &counters.lost,
             };
             counter.fetch_add(1, Ordering::Relaxed);

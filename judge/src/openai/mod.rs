@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use avsweep_domain::{Fingerprint, Levels, Query, Response, Verdict};
+use avsweep_lease::error_chain;
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use tokio::sync::Semaphore;
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 use self::endpoint::Endpoint;
 pub use self::prompt::DEFAULT_RUBRIC;
 use self::prompt::Prompt;
-use crate::error::{AttemptError, JudgeError, error_chain};
+use crate::error::{AttemptError, JudgeError};
 use crate::judge::JudgeOptions;
 use crate::retry_after::parse_retry_after;
 

@@ -37,6 +37,8 @@ pub(crate) struct State {
     waiting: VecDeque<v1::LeasedJob>,
     /// Jobs that are held, with the reference that was handed out.
     held: BTreeMap<i64, v1::LeaseRef>,
+    /// Every job ever handed out, to be handed out again when it is given back.
+    handed_out: BTreeMap<i64, v1::LeasedJob>,
     /// Statuses that the next calls of a kind are answered with.
     pub(crate) refusals: Vec<(&'static str, Status)>,
     /// Jobs whose lease is taken away.
@@ -262,6 +264,7 @@ impl JobService for Service {
                 let jobs: Vec<_> = state.waiting.drain(..count).collect();
                 for job in &jobs {
                     if let Some(reference) = job.lease.clone() {
+                        state.handed_out.insert(reference.job, job.clone());
                         state.held.insert(reference.job, reference);
                     }
                 }
@@ -333,6 +336,8 @@ impl JobService for Service {
             assert!(state.holds(&lease), "only what is held is given back");
             state.held.remove(&lease.job);
             state.note(Event::Release { job: lease.job });
+            let job = state.handed_out.remove(&lease.job).expect("what is given back was handed out");
+            state.waiting.push_back(job);
         }
         drop(state);
         self.changed.notify_waiters();

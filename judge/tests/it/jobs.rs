@@ -27,6 +27,7 @@ fn options() -> LoopOptions {
     options.batch_age = Duration::from_millis(20);
     options.drain = Duration::from_secs(60);
     options.reconnect = quick;
+    options.outage = quick;
     options.judge.backoff = quick;
     options
 }
@@ -232,32 +233,72 @@ async fn one_response_that_cannot_be_judged_costs_no_other_its_verdict() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_rejects_everything_is_not_asked_for_every_item() {
+async fn an_outage_of_the_endpoint_is_waited_out_and_no_job_fails() {
+    // More than 30 responses can take without one of them using up its 3 attempts.
+    let away = std::iter::repeat_n(Reply::status(503, "down"), 80).chain(std::iter::repeat_n(Reply::Cut, 20));
+    let api = Api::start(away).await;
+    let coordinator = Coordinator::start();
+    coordinator.set_sweep(api.settings(None), 10);
+    for job in 1..=3 {
+        coordinator.add_job(job, 0..10, |ordinal| format!("text {job} {ordinal}"));
+    }
+    let running = start(&coordinator, options());
+    coordinator.wait_for("all jobs' ends", |state| (1..=3).all(|job| state.finished(job))).await;
+    let summary = running.stop().await;
+    assert_eq!((summary.finished, summary.failed), (3, 0));
+    assert!(summary.released >= 1, "{summary:?}");
+    let state = coordinator.state();
+    assert_eq!(state.verdicts.len(), 30);
+    assert_eq!(state.count(|event| matches!(event, Event::Fail { .. })), 0);
+}
+
+#[tokio::test]
+async fn leasing_pauses_while_the_endpoint_is_away() {
+    let api = Api::start_with([], |_| Some(Reply::status(503, "down"))).await;
+    let coordinator = Coordinator::start();
+    coordinator.set_sweep(api.settings(None), 1);
+    coordinator.add_job(1, [0], |_| "text".to_owned());
+    let mut options = options();
+    options.max_jobs = 1;
+    // Longer than the test, but for one draw in thousands.
+    options.outage = Backoff { base: Duration::from_secs(1 << 20), cap: Duration::from_secs(1 << 20) };
+    let running = start(&coordinator, options);
+    coordinator.wait_for("the job to be given back", |state| state.released(1)).await;
+    let summary = running.stop().await;
+    assert_eq!((summary.released, summary.failed), (1, 0));
+    assert_eq!(coordinator.state().count(|event| matches!(event, Event::Lease { .. })), 1);
+    assert_eq!(api.requests().len(), 3, "the attempts on one response");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_rejects_everything_ends_the_loop_and_fails_no_job() {
     let api =
         Api::start_with([], |_| Some(Reply::status(401, r#"{"error": {"message": "who are you?"}}"#))).await;
     let coordinator = Coordinator::start();
     coordinator.set_sweep(api.settings(None), 500);
     coordinator.add_job(1, 0..500, |ordinal| format!("text {ordinal}"));
     let running = start(&coordinator, options());
-    coordinator.wait_for("the failure", |state| state.failure(1).is_some()).await;
-    let summary = running.stop().await;
-    assert_eq!((summary.failed, summary.verdicts), (1, 0));
-    let error = coordinator.state().failure(1).unwrap();
+    let error = running.ended().await.expect_err("the loop cannot go on");
+    assert!(matches!(error, LoopError::Judge(_)), "{error:?}");
+    let error = avsweep_lease::error_chain(&error);
     assert!(error.contains("HTTP status 401: who are you?") && error.contains(&api.base_url), "{error}");
-    assert!(api.requests().len() <= 64 + 4, "{}", api.requests().len());
+    let state = coordinator.state();
+    assert!(state.released(1) && state.failure(1).is_none());
+    assert!(api.requests().len() <= 64 + 4, "not asked for every item: {}", api.requests().len());
 }
 
 #[tokio::test]
-async fn a_sweep_whose_key_is_absent_fails_with_the_variables_name() {
+async fn an_absent_key_ends_the_loop_with_the_variables_name() {
     let api = Api::start([]).await;
     let coordinator = Coordinator::start();
     coordinator.set_sweep(api.settings(Some("AVSWEEP_TEST_KEY_THAT_NOBODY_SETS")), 1);
     coordinator.add_job(1, [0], |_| "text".to_owned());
     let running = start(&coordinator, options());
-    coordinator.wait_for("the failure", |state| state.failure(1).is_some()).await;
-    running.stop().await;
-    let error = coordinator.state().failure(1).unwrap();
+    let error = running.ended().await.expect_err("the loop cannot go on");
+    let error = avsweep_lease::error_chain(&error);
     assert!(error.contains("'AVSWEEP_TEST_KEY_THAT_NOBODY_SETS', which is not set"), "{error}");
+    let state = coordinator.state();
+    assert!(state.released(1) && state.failure(1).is_none());
     assert!(api.requests().is_empty());
 }
 
@@ -321,6 +362,15 @@ async fn a_coordinator_that_refuses_this_process_ends_the_loop() {
     let coordinator = Coordinator::start();
     coordinator.state().refusals = vec![("lease", Status::unauthenticated("no token"))];
     let running = start(&coordinator, options());
-    let LoopError::Refused(status) = running.ended().await.expect_err("the loop cannot go on");
-    assert_eq!(status.message(), "no token");
+    let error = running.ended().await.expect_err("the loop cannot go on");
+    assert!(matches!(&error, LoopError::Refused(status) if status.message() == "no token"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_answers_only_with_internal_errors_ends_the_loop() {
+    let coordinator = Coordinator::start();
+    coordinator.state().refusals = vec![("lease", Status::internal("the store is broken")); 20];
+    let running = start(&coordinator, options());
+    let error = running.ended().await.expect_err("the loop cannot go on");
+    assert!(matches!(&error, LoopError::Refused(status) if status.message().contains("broken")), "{error:?}");
 }

@@ -1,13 +1,16 @@
-//! The lease keeper, on a paused clock: time passes only while everyone waits.
+//! The lease keeper and the patient calls, on a paused clock: time passes only while everyone waits.
 
+use std::cell::Cell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use avsweep_domain::WorkerId;
-use avsweep_lease::LeaseKeeper;
+use avsweep_lease::{Backoff, CoordinatorClient, LeaseKeeper, job_client};
 use avsweep_proto::v1;
 use avsweep_proto::v1::job_service_client::JobServiceClient;
 use tokio::time::Instant;
-use tonic::Status;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 
 use crate::coordinator::{Coordinator, Event, definition};
 
@@ -114,4 +117,53 @@ async fn a_lease_taken_into_care_later_but_due_earlier_is_renewed_in_time() {
     let first = renewals(&coordinator)[0].0;
     assert!(first < granted + LEASE / 2, "{:?}", first - granted);
     assert!(!long.is_lost() && !short.is_lost());
+}
+
+fn patient(coordinator: &Coordinator) -> CoordinatorClient {
+    CoordinatorClient {
+        client: job_client(coordinator.channel()),
+        backoff: Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(5) },
+        timeout: Duration::from_secs(20),
+        hurry: CancellationToken::new(),
+    }
+}
+
+async fn fetch(coordinator: &Coordinator) -> Result<v1::GetDefinitionResponse, Status> {
+    patient(coordinator)
+        .call("GetDefinition", |mut client| async move {
+            client.get_definition(v1::GetDefinitionRequest { sweep: 1 }).await
+        })
+        .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_internal_error_that_the_coordinator_answers_is_retried_a_bounded_number_of_times() {
+    let (coordinator, _keeper, _) = leased(&[]).await;
+    coordinator.state().refusals = vec![("get_definition", Status::internal("the store is broken")); 20];
+    let status = fetch(&coordinator).await.expect_err("it never gets better");
+    assert_eq!((status.code(), status.message()), (Code::Internal, "the store is broken"));
+    assert_eq!(coordinator.state().count(|event| matches!(event, Event::GetDefinition)), 1 + 8);
+    // One of the tries counted anew.
+    coordinator.state().refusals.truncate(8);
+    fetch(&coordinator).await.expect("it got better in time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_that_is_away_is_called_without_end() {
+    let (coordinator, _keeper, _) = leased(&[]).await;
+    coordinator.state().refusals = vec![("get_definition", Status::unavailable("away")); 50];
+    fetch(&coordinator).await.expect("it comes back");
+    // What a broken connection looks like: internal, with the transport's error as its source.
+    let tries = Cell::new(0);
+    let answer = patient(&coordinator)
+        .call("GetDefinition", |_| {
+            tries.set(tries.get() + 1);
+            let mut status = Status::internal("h2 protocol error");
+            status.set_source(Arc::new(std::io::Error::other("connection reset")));
+            let answer = if tries.get() > 50 { Ok(tonic::Response::new(())) } else { Err(status) };
+            std::future::ready(answer)
+        })
+        .await;
+    assert!(answer.is_ok());
+    assert_eq!(tries.get(), 51);
 }

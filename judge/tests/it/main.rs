@@ -5,6 +5,7 @@
 
 mod api;
 mod coordinator;
+mod identity;
 mod jobs;
 mod lease;
 mod openai;

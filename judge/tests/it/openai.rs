@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use avsweep_domain::{
     FinishReason, JudgeProvider, JudgeSettings, Label, Level, Levels, Message, Query, Response, Role, Verdict,
 };
-use avsweep_judge::{Judge, JudgeError, JudgeOptions, error_chain};
+use avsweep_judge::{Judge, JudgeError, JudgeOptions};
 use avsweep_lease::Backoff;
+use avsweep_lease::error_chain;
 use serde_json::json;
 
 use crate::api::{Api, Reply};

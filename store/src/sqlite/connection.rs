@@ -128,10 +128,11 @@ impl SqliteStore {
         let Some(readers) = &self.readers else {
             return Ok(Reader::Writer(self.writer.lock().await));
         };
-        let permit = readers.permits.acquire().await.map_err(|_| StoreError::Database {
-            operation: "read store",
-            source: sqlx::Error::PoolClosed,
-        })?;
+        let permit = readers
+            .permits
+            .acquire()
+            .await
+            .map_err(|_| StoreError::Database { operation: "read store", source: sqlx::Error::PoolClosed })?;
         let idle = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
@@ -141,12 +142,25 @@ impl SqliteStore {
     }
 }
 
-/// Begins a transaction that may write: it waits for other processes' here, not halfway through.
+/// Begins a transaction that may write and is flushed to the disk when it commits. It waits for other processes'
+/// here, not halfway through.
 pub(super) async fn begin<'c>(
     writer: &'c mut SqliteConnection,
     operation: &'static str,
 ) -> Result<Transaction<'c, Sqlite>, StoreError> {
-    writer.begin_with("BEGIN IMMEDIATE").await.during(operation)
+    writer.begin_with("PRAGMA synchronous = FULL; BEGIN IMMEDIATE").await.during(operation)
+}
+
+/// Makes the statements that follow transactions of their own that are not flushed to the disk.
+///
+/// For leases: if the machine loses power, whoever held one is gone too, and its secret is never given out again.
+/// The database stays sound, and what was flushed before or is flushed later is not touched by it.
+pub(super) async fn unflushed(
+    writer: &mut SqliteConnection,
+    operation: &'static str,
+) -> Result<(), StoreError> {
+    sqlx::raw_sql("PRAGMA synchronous = NORMAL").execute(writer).await.during(operation)?;
+    Ok(())
 }
 
 /// A borrowed reading connection.
@@ -193,12 +207,10 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     name.push(".lock");
     let lock = PathBuf::from(name);
     let failed = |source| StoreError::Io { operation: "lock", path: lock.clone(), source };
-    let file =
-        File::options().create(true).write(true).truncate(false).open(&lock).map_err(failed)?;
+    let file = File::options().create(true).write(true).truncate(false).open(&lock).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned(), lock }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
-

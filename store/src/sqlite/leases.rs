@@ -1,12 +1,11 @@
 //! Leases: handing jobs out, keeping them, taking them back.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use avsweep_domain::{FailureLimits, JobId, JobState, QuerySlice, Rung, SweepId};
+use avsweep_domain::{FailureLimits, JobId, JobState, QuerySlice, Response, Rung, SweepId};
 use sqlx::sqlite::SqliteConnection;
 
-use super::connection::{SqliteStore, begin};
+use super::connection::{SqliteStore, begin, unflushed};
 use super::results::{Decoded, narrow};
 use super::tallying::StoredPoint;
 use super::{results, sweeps, tallying};
@@ -64,18 +63,21 @@ pub(super) async fn lease(
     }
     loop {
         let mut writer = store.writer(OPERATION).await?;
-        let mut transaction = begin(&mut writer, OPERATION).await?;
-        let claimed = claim_jobs(&mut transaction, claim, now).await?;
+        unflushed(&mut writer, OPERATION).await?;
+        let claimed = claim_jobs(&mut writer, claim, now).await?;
         if claimed.is_empty() {
-            // Nothing was written: the transaction ends by being dropped.
             return Ok(Vec::new());
         }
         let mut leased = Vec::with_capacity(claimed.len());
-        for job in claimed {
-            let layout = sweeps::layout(store, &mut transaction, job.sweep).await?;
-            leased.extend(hand_out(store, &mut transaction, claim, now, &layout, &job).await?);
+        for job in &claimed {
+            let layout = sweeps::layout(store, &mut writer, job.sweep).await?;
+            let lacking = match job.rung {
+                Rung::Likelihood => Lacking::scores(&mut writer, &layout, job).await?,
+                Rung::Generation => Lacking::responses(&mut writer, &layout, job).await?,
+                Rung::Judgement => Lacking::verdicts(store, &mut writer, &layout, job).await?,
+            };
+            leased.extend(hand_out(&mut writer, claim, now, &layout, job, lacking).await?);
         }
-        transaction.commit().await.during(OPERATION)?;
         if !leased.is_empty() {
             return Ok(leased);
         }
@@ -83,7 +85,9 @@ pub(super) async fn lease(
     }
 }
 
-/// Marks ready jobs as leased, best first.
+/// Marks ready jobs as leased; they come best first.
+///
+/// The statement is its own transaction, and what its jobs lack is looked up after it: they are ours by then.
 async fn claim_jobs(
     connection: &mut SqliteConnection,
     claim: &LeaseClaim,
@@ -93,6 +97,7 @@ async fn claim_jobs(
     rungs.sort_unstable();
     rungs.dedup();
     // The first jobs of every running sweep and rung straight from the index of ready jobs, then the first of those.
+    // `+?2`: SQLite would compile the statement anew for every value of a plain parameter in LIMIT.
     let rows: Vec<(i64, i64, i64, Vec<u8>, String, i64, i64, i64, i64)> = sqlx::query_as(
         "UPDATE jobs SET state = 'leased', attempt = attempt + 1, token = ?3, expires = ?4, worker = ?5
          WHERE id IN (
@@ -101,10 +106,10 @@ async fn claim_jobs(
                ON job.id IN (
                    SELECT first.id FROM jobs AS first
                    WHERE first.sweep = sweep.id AND first.rung = rung.value AND first.state = 'ready'
-                   ORDER BY first.priority DESC, first.id LIMIT ?2
+                   ORDER BY first.priority DESC, first.id LIMIT +?2
                )
              WHERE sweep.state = 'running'
-             ORDER BY job.priority DESC, job.id LIMIT ?2
+             ORDER BY job.priority DESC, job.id LIMIT +?2
          )
          RETURNING id, sweep, point, (SELECT ticks FROM points WHERE points.id = jobs.point), rung,
                    slice_start, slice_end, attempt, priority",
@@ -129,19 +134,18 @@ async fn claim_jobs(
 
 /// The job as it goes to the worker; `None` when it lacks nothing, then it is closed.
 async fn hand_out(
-    store: &SqliteStore,
     connection: &mut SqliteConnection,
     claim: &LeaseClaim,
     now: Timestamp,
-    layout: &Arc<SweepLayout>,
+    layout: &SweepLayout,
     job: &JobRow,
+    Lacking { ordinals, responses }: Lacking,
 ) -> Result<Option<LeasedJob>, StoreError> {
-    let (ordinals, responses) = lacking(store, connection, layout, job).await?;
+    let reference = LeaseRef { job: job.id, attempt: job.attempt, token: claim.token };
     if ordinals.is_empty() {
-        close(connection, job.id).await?;
+        close(connection, &reference).await?;
         return Ok(None);
     }
-    let reference = LeaseRef { job: job.id, attempt: job.attempt, token: claim.token };
     Ok(Some(LeasedJob {
         lease: Lease { reference, expires: now.plus(claim.duration) },
         sweep: job.sweep,
@@ -154,53 +158,77 @@ async fn hand_out(
     }))
 }
 
-/// The job's ordinals without a result and, of a judgement job, the responses to judge.
-async fn lacking(
-    store: &SqliteStore,
-    connection: &mut SqliteConnection,
-    layout: &Arc<SweepLayout>,
-    job: &JobRow,
-) -> Result<(Vec<u32>, Vec<avsweep_domain::Response>), StoreError> {
-    let ordinals = |missing: Vec<(u32, i64)>| missing.into_iter().map(|(ordinal, _)| ordinal).collect();
-    let decoded = Decoded { point: job.point, decoding: layout.decoding };
-    match job.rung {
-        Rung::Likelihood => {
-            let scores = results::scores(connection, job.point, layout.levels).await?;
-            Ok((ordinals(layout.missing(job.slice, |query| scores.contains_key(&query))), Vec::new()))
+/// A job's ordinals without a result and, of a judgement job, the responses to judge.
+struct Lacking {
+    ordinals: Vec<u32>,
+    responses: Vec<Response>,
+}
+
+impl Lacking {
+    fn new(missing: &[(u32, i64)]) -> Self {
+        Self { ordinals: missing.iter().map(|(ordinal, _)| *ordinal).collect(), responses: Vec::new() }
+    }
+
+    async fn scores(
+        connection: &mut SqliteConnection,
+        layout: &SweepLayout,
+        job: &JobRow,
+    ) -> Result<Self, StoreError> {
+        let scores = results::scores(connection, job.point, layout.levels).await?;
+        Ok(Self::new(&layout.missing(job.slice, |query| scores.contains_key(&query))))
+    }
+
+    async fn responses(
+        connection: &mut SqliteConnection,
+        layout: &SweepLayout,
+        job: &JobRow,
+    ) -> Result<Self, StoreError> {
+        let decoded = Decoded { point: job.point, decoding: layout.decoding };
+        let hashes = results::response_hashes(connection, decoded).await?;
+        Ok(Self::new(&layout.missing(job.slice, |query| hashes.contains_key(&query))))
+    }
+
+    /// Looks for verdicts on the same texts first.
+    async fn verdicts(
+        store: &SqliteStore,
+        connection: &mut SqliteConnection,
+        layout: &SweepLayout,
+        job: &JobRow,
+    ) -> Result<Self, StoreError> {
+        let decoded = Decoded { point: job.point, decoding: layout.decoding };
+        let mut transaction = begin(connection, "look up verdicts").await?;
+        let queries = results::queries_of(layout, job.slice);
+        let found = results::resolve_verdicts(&mut transaction, decoded, layout.judge, &queries).await?;
+        if found > 0 {
+            let point = job.stored_point();
+            tallying::refresh_judgement_everywhere(store, &mut transaction, point, layout).await?;
         }
-        Rung::Generation => {
-            let hashes = results::response_hashes(connection, decoded).await?;
-            Ok((ordinals(layout.missing(job.slice, |query| hashes.contains_key(&query))), Vec::new()))
+        let verdicts = results::verdicts(&mut transaction, decoded, layout.judge).await?;
+        let mut responses = results::responses(&mut transaction, decoded).await?;
+        transaction.commit().await.during("look up verdicts")?;
+        let missing = layout.missing(job.slice, |query| verdicts.contains_key(&query));
+        let mut lacking = Self::new(&missing);
+        for (_, query) in &missing {
+            lacking.responses.push(responses.remove(query).ok_or_else(|| {
+                StoreError::corrupt(format!("job {}", job.id), format!("query {query} has no response"))
+            })?);
         }
-        Rung::Judgement => {
-            let queries = results::queries_of(layout, job.slice);
-            if results::resolve_verdicts(connection, decoded, layout.judge, &queries).await? > 0 {
-                let point = job.stored_point();
-                tallying::refresh_everywhere(store, connection, point, layout, job.rung).await?;
-            }
-            let verdicts = results::verdicts(connection, decoded, layout.judge).await?;
-            let missing = layout.missing(job.slice, |query| verdicts.contains_key(&query));
-            let mut responses = results::responses(connection, decoded).await?;
-            let to_judge = missing
-                .iter()
-                .map(|(_, query)| {
-                    responses.remove(query).ok_or_else(|| {
-                        StoreError::corrupt(format!("job {}", job.id), format!("query {query} has no response"))
-                    })
-                })
-                .collect::<Result<_, _>>()?;
-            Ok((ordinals(missing), to_judge))
-        }
+        Ok(lacking)
     }
 }
 
-/// Marks a job as done.
-pub(super) async fn close(connection: &mut SqliteConnection, job: JobId) -> Result<(), StoreError> {
-    sqlx::query("UPDATE jobs SET state = 'done', token = NULL, expires = NULL, worker = NULL WHERE id = ?1")
-        .bind(job.0)
-        .execute(connection)
-        .await
-        .during("close a job")?;
+/// Marks a job as done, whose lease is held.
+async fn close(connection: &mut SqliteConnection, lease: &LeaseRef) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE jobs SET state = 'done', token = NULL, expires = NULL, worker = NULL
+         WHERE id = ?1 AND attempt = ?2 AND token = ?3 AND state = 'leased'",
+    )
+    .bind(lease.job.0)
+    .bind(i64::from(lease.attempt))
+    .bind(lease.token.as_bytes().as_slice())
+    .execute(connection)
+    .await
+    .during("close a job")?;
     Ok(())
 }
 
@@ -213,9 +241,10 @@ pub(super) async fn renew(
 ) -> Result<Vec<LeaseStatus>, StoreError> {
     const OPERATION: &str = "renew leases";
     let mut writer = store.writer(OPERATION).await?;
-    let mut transaction = begin(&mut writer, OPERATION).await?;
+    unflushed(&mut writer, OPERATION).await?;
     let mut statuses = Vec::with_capacity(leases.len());
     for lease in leases {
+        // Each is its own transaction.
         let done = sqlx::query(
             "UPDATE jobs SET expires = ?5
              WHERE id = ?1 AND attempt = ?2 AND token = ?3 AND state = 'leased' AND expires >= ?4",
@@ -225,12 +254,11 @@ pub(super) async fn renew(
         .bind(lease.token.as_bytes().as_slice())
         .bind(now.0)
         .bind(now.plus(duration).0)
-        .execute(&mut *transaction)
+        .execute(&mut *writer)
         .await
         .during(OPERATION)?;
         statuses.push(if done.rows_affected() > 0 { LeaseStatus::Held } else { LeaseStatus::Lost });
     }
-    transaction.commit().await.during(OPERATION)?;
     Ok(statuses)
 }
 
@@ -330,9 +358,11 @@ pub(super) async fn reap(
     let mut writer = store.writer(OPERATION).await?;
     let mut transaction = begin(&mut writer, OPERATION).await?;
     let rows: Vec<(i64, i64, i64, Option<String>)> = sqlx::query_as(
-        "SELECT id, lost, errors, worker FROM jobs WHERE state = 'leased' AND (?1 IS NULL OR expires < ?1) ORDER BY id",
+        "SELECT id, lost, errors, worker FROM jobs INDEXED BY jobs_leased
+         WHERE state = 'leased' AND expires <= ?1
+         ORDER BY expires, id",
     )
-    .bind(before.map(|before| before.0))
+    .bind(before.map_or(i64::MAX, |before| before.0.saturating_sub(1)))
     .fetch_all(&mut *transaction)
     .await
     .during(OPERATION)?;

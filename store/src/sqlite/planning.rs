@@ -17,7 +17,7 @@ use crate::{NewJob, Plan, Planned, StoreError, check, codec};
 
 const OPERATION: &str = "plan jobs";
 /// Jobs of one round: bounds what is held in memory at once, not the plan.
-const JOBS_AT_ONCE: usize = 2048;
+const JOBS_AT_ONCE: usize = 512;
 
 /// See [`crate::Store::plan`].
 pub(super) async fn plan(store: &SqliteStore, sweep: SweepId, plan: &Plan) -> Result<Planned, StoreError> {
@@ -27,7 +27,8 @@ pub(super) async fn plan(store: &SqliteStore, sweep: SweepId, plan: &Plan) -> Re
     plan.jobs.iter().try_for_each(|job| check::job(sweep, &layout, job))?;
     let mut planned = Planned::default();
     for jobs in plan.jobs.chunks(JOBS_AT_ONCE) {
-        let mut round = Round { store, layout: &layout, connection: &mut transaction };
+        let mut round =
+            Round { store, layout: &layout, connection: &mut transaction, scores: HashMap::new() };
         let points = round.add_points(jobs, &mut planned).await?;
         round.add_jobs(jobs, &points, &mut planned).await?;
     }
@@ -45,7 +46,6 @@ pub(super) async fn plan(store: &SqliteStore, sweep: SweepId, plan: &Plan) -> Re
 #[derive(Clone, Copy, Debug)]
 struct PlannedPoint {
     id: i64,
-    scored: bool,
     answered: bool,
 }
 
@@ -55,6 +55,8 @@ struct Round<'r> {
     store: &'r SqliteStore,
     layout: &'r Arc<SweepLayout>,
     connection: &'r mut SqliteConnection,
+    /// The scores of those of the round's points that have any.
+    scores: HashMap<i64, Scores>,
 }
 
 impl Round<'_> {
@@ -124,32 +126,48 @@ impl Round<'_> {
         .during(OPERATION)?;
         planned.new_points += done.rows_affected();
 
+        let scored: Vec<i64> = rows.iter().filter(|row| row.2).map(|row| row.0).collect();
+        self.read_scores(&scored).await?;
         if rows.len() != distinct.len() {
             return Err(StoreError::corrupt("the points", "a point that was just written is not there"));
         }
         let mut points = Points::with_capacity(distinct.len());
-        for ((point, ticks), (id, in_sweep, scored, answered)) in
+        for ((point, ticks), (id, in_sweep, _, answered)) in
             distinct.into_iter().zip(ticks.chunks(width)).zip(rows)
         {
-            points.insert(point, PlannedPoint { id, scored, answered });
+            points.insert(point, PlannedPoint { id, answered });
             if !in_sweep {
-                self.tally_anew(StoredPoint { id, ticks }, scored, answered).await?;
+                self.tally_anew(StoredPoint { id, ticks }, answered).await?;
             }
         }
         Ok(points)
     }
 
+    async fn read_scores(&mut self, points: &[i64]) -> Result<(), StoreError> {
+        if points.is_empty() {
+            return Ok(());
+        }
+        let blocks: Vec<(i64, Vec<u8>)> = sqlx::query_as(
+            "SELECT b.point, b.scores
+             FROM json_each(?1) AS wanted CROSS JOIN score_blocks AS b ON b.point = wanted.value
+             ORDER BY b.id",
+        )
+        .bind(results::json_numbers(points))
+        .fetch_all(&mut *self.connection)
+        .await
+        .during(OPERATION)?;
+        for (point, block) in &blocks {
+            let scores = self.scores.entry(*point).or_default();
+            results::read_block(*point, block, self.layout.levels, scores)?;
+        }
+        Ok(())
+    }
+
     /// Gives a point that is new to the sweep the tallies of what other sweeps found there.
-    async fn tally_anew(
-        &mut self,
-        point: StoredPoint<'_>,
-        scored: bool,
-        answered: bool,
-    ) -> Result<(), StoreError> {
+    async fn tally_anew(&mut self, point: StoredPoint<'_>, answered: bool) -> Result<(), StoreError> {
         let layouts = std::slice::from_ref(self.layout);
-        if scored {
-            let scores = results::scores(self.connection, point.id, self.layout.levels).await?;
-            tallying::refresh_likelihood(self.connection, point, layouts, &scores).await?;
+        if let Some(scores) = self.scores.get(&point.id) {
+            tallying::refresh_likelihood(self.connection, point, layouts, scores).await?;
         }
         if answered {
             let kind = (self.layout.decoding, self.layout.judge);
@@ -167,25 +185,16 @@ impl Round<'_> {
         points: &Points<'_>,
         planned: &mut Planned,
     ) -> Result<(), StoreError> {
-        let mut scores: Option<(i64, Scores)> = None;
         let (mut ready, mut done) = (JobList::default(), JobList::default());
         for job in jobs {
             let Some(point) = points.get(&job.point) else {
                 continue;
             };
             let covered = match job.rung {
-                Rung::Likelihood => {
-                    point.scored && {
-                        // A point's jobs usually stand together.
-                        let known = match scores.take() {
-                            Some((id, known)) if id == point.id => known,
-                            _ => results::scores(self.connection, point.id, self.layout.levels).await?,
-                        };
-                        let covered = self.covers(job, |query| known.contains_key(&query));
-                        scores = Some((point.id, known));
-                        covered
-                    }
-                }
+                Rung::Likelihood => match self.scores.get(&point.id) {
+                    Some(scores) => self.covers(job, |query| scores.contains_key(&query)),
+                    None => false,
+                },
                 Rung::Generation => {
                     point.answered && {
                         let decoded = Decoded { point: point.id, decoding: self.layout.decoding };
@@ -211,9 +220,7 @@ impl Round<'_> {
         let layout = self.layout;
         let decoded = Decoded { point: point.id, decoding: layout.decoding };
         let answered = results::response_hashes(self.connection, decoded).await?;
-        if let Some((ordinal, _)) =
-            layout.missing(job.slice, |query| answered.contains_key(&query)).first()
-        {
+        if let Some((ordinal, _)) = layout.missing(job.slice, |query| answered.contains_key(&query)).first() {
             return Err(StoreError::BadPlan {
                 sweep: layout.id,
                 job: Box::new(job.clone()),
@@ -224,8 +231,7 @@ impl Round<'_> {
         if results::resolve_verdicts(self.connection, decoded, layout.judge, &queries).await? > 0 {
             let ticks = codec::ticks(&job.point);
             let stored = StoredPoint { id: point.id, ticks: &ticks };
-            tallying::refresh_everywhere(self.store, self.connection, stored, layout, Rung::Judgement)
-                .await?;
+            tallying::refresh_judgement_everywhere(self.store, self.connection, stored, layout).await?;
         }
         let verdicts = results::verdicts(self.connection, decoded, layout.judge).await?;
         Ok(self.covers(job, |query| verdicts.contains_key(&query)))
@@ -261,11 +267,7 @@ impl JobList {
         let separator = if self.0.is_empty() { '[' } else { ',' };
         let NewJob { rung, slice, priority, .. } = job;
         // Writing to a String cannot fail.
-        let _ = write!(
-            self.0,
-            "{separator}[{point},\"{rung}\",{},{},{priority}]",
-            slice.start, slice.end
-        );
+        let _ = write!(self.0, "{separator}[{point},\"{rung}\",{},{},{priority}]", slice.start, slice.end);
     }
 
     fn finish(mut self) -> Option<String> {

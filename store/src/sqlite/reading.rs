@@ -37,12 +37,11 @@ impl PointResults {
                 take(&mut self.responses, query, last).map(ResultValue::Response),
                 take(&mut self.verdicts, query, last).map(ResultValue::Verdict),
             ];
-            rows.extend(
-                values
-                    .into_iter()
-                    .flatten()
-                    .map(|value| ResultRow { point: point.clone(), ordinal, value }),
-            );
+            rows.extend(values.into_iter().flatten().map(|value| ResultRow {
+                point: point.clone(),
+                ordinal,
+                value,
+            }));
         }
         rows
     }
@@ -70,7 +69,7 @@ pub(super) async fn results(
     // The empty blob is below every point.
     let after = after.map(codec::ticks).unwrap_or_default();
     let page: Vec<(i64, Vec<u8>)> = sqlx::query_as(
-        "SELECT point, ticks FROM sweep_points WHERE sweep = ?1 AND ticks > ?2 ORDER BY ticks LIMIT ?3",
+        "SELECT point, ticks FROM sweep_points WHERE sweep = ?1 AND ticks > ?2 ORDER BY ticks LIMIT +?3",
     )
     .bind(sweep.0)
     .bind(&after)
@@ -88,8 +87,8 @@ pub(super) async fn results(
     let mut rows = Vec::new();
     let mut last = None;
     for (id, ticks) in &page {
-        let point = codec::read_ticks(ticks)
-            .map_err(|error| StoreError::corrupt(format!("point {id}"), error))?;
+        let point =
+            codec::read_ticks(ticks).map_err(|error| StoreError::corrupt(format!("point {id}"), error))?;
         if let Some(results) = found.remove(id) {
             rows.extend(results.rows(&layout, &point, |_| true));
         }

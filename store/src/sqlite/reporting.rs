@@ -7,8 +7,8 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::connection::{SqliteStore, begin};
 use super::leases::JobRow;
-use super::results::Decoded;
-use super::{leases, results, sweeps, tallying};
+use super::results::{Decoded, Scores};
+use super::{results, sweeps, tallying};
 use crate::error::{During, ReportProblem};
 use crate::layout::SweepLayout;
 use crate::{JobResults, LeaseRef, LeaseStatus, Report, StoreError, Timestamp, check};
@@ -35,11 +35,8 @@ pub(super) async fn report(
     } else {
         vec![Arc::clone(&layout)]
     };
-    let stored = store_results(&mut transaction, job, &layout, &layouts, report).await?;
-    if report.finished {
-        leases::close(&mut transaction, job.id).await?;
-    }
-    count(&mut transaction, job, report, &stored).await?;
+    let stored = store_results(&mut transaction, &held, &layout, &layouts, report).await?;
+    settle(&mut transaction, job, report, &stored).await?;
     transaction.commit().await.during(OPERATION)?;
     Ok(LeaseStatus::Held)
 }
@@ -48,6 +45,8 @@ struct HeldJob {
     job: JobRow,
     /// Whether other sweeps have the point too.
     shared: bool,
+    /// Of a likelihood job: the score blocks of its point.
+    blocks: Vec<Vec<u8>>,
 }
 
 /// The job of a lease; `None` when the lease is lost.
@@ -56,28 +55,39 @@ async fn held_job(
     lease: &LeaseRef,
     now: Timestamp,
 ) -> Result<Option<HeldJob>, StoreError> {
-    let row: Option<(i64, i64, Vec<u8>, String, i64, i64, bool, i64)> = sqlx::query_as(
+    // A row for every score block of the point, or one.
+    let rows: Vec<(i64, i64, Vec<u8>, String, i64, i64, bool, bool, Option<Vec<u8>>)> = sqlx::query_as(
         "SELECT j.sweep, j.point, p.ticks, j.rung, j.slice_start, j.slice_end,
                 j.state = 'leased' AND j.attempt = ?2 AND j.token = ?3 AND j.expires >= ?4,
-                (SELECT count(*) FROM sweep_points AS s WHERE s.point = j.point)
-         FROM jobs AS j JOIN points AS p ON p.id = j.point
-         WHERE j.id = ?1",
+                (SELECT count(*) FROM sweep_points AS s WHERE s.point = j.point) > 1,
+                b.scores
+         FROM jobs AS j
+         CROSS JOIN points AS p ON p.id = j.point
+         LEFT JOIN score_blocks AS b ON j.rung = 'likelihood' AND b.point = j.point
+         WHERE j.id = ?1
+         ORDER BY b.id",
     )
     .bind(lease.job.0)
     .bind(i64::from(lease.attempt))
     .bind(lease.token.as_bytes().as_slice())
     .bind(now.0)
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await
     .during(OPERATION)?;
-    let Some((sweep, point, ticks, rung, start, end, held, sharers)) = row else {
-        return Err(StoreError::NoSuchJob(lease.job));
-    };
-    if !held {
-        return Ok(None);
+    let mut held_job = None;
+    let mut blocks = Vec::new();
+    for (sweep, point, ticks, rung, start, end, held, shared, block) in rows {
+        if !held {
+            return Ok(None);
+        }
+        blocks.extend(block);
+        let columns = (lease.job.0, sweep, point, ticks, rung, start, end, i64::from(lease.attempt));
+        held_job = Some((columns, shared));
     }
-    let columns = (lease.job.0, sweep, point, ticks, rung, start, end, i64::from(lease.attempt));
-    Ok(Some(HeldJob { job: JobRow::read(columns)?, shared: sharers > 1 }))
+    match held_job {
+        None => Err(StoreError::NoSuchJob(lease.job)),
+        Some((columns, shared)) => Ok(Some(HeldJob { job: JobRow::read(columns)?, shared, blocks })),
+    }
 }
 
 /// How many results a report brought, and how many of them were new.
@@ -88,19 +98,29 @@ struct Stored {
 
 async fn store_results(
     connection: &mut SqliteConnection,
-    job: &JobRow,
+    held: &HeldJob,
     layout: &SweepLayout,
     layouts: &[Arc<SweepLayout>],
     report: &Report,
 ) -> Result<Stored, StoreError> {
+    let job = &held.job;
     let decoded = Decoded { point: job.point, decoding: layout.decoding };
     match &report.results {
         JobResults::Scores(scores) => {
             let rows = by_query(layout, scores);
-            let mut known = results::scores(connection, job.point, layout.levels).await?;
-            let new = results::add_scores(connection, job.point, layout.levels, &rows, &mut known).await?;
+            let mut known = Scores::new();
+            for block in &held.blocks {
+                results::read_block(job.point, block, layout.levels, &mut known)?;
+            }
+            let (block, new) = results::new_block(layout.levels, &rows, &mut known);
             complete(job, layout, report, |query| known.contains_key(&query))?;
-            if new > 0 {
+            if let Some(block) = block {
+                sqlx::query("INSERT INTO score_blocks (point, scores) VALUES (?1, ?2)")
+                    .bind(job.point)
+                    .bind(block)
+                    .execute(&mut *connection)
+                    .await
+                    .during(OPERATION)?;
                 tallying::refresh_likelihood(connection, job.stored_point(), layouts, &known).await?;
             }
             Ok(Stored { results: rows.len() as u64, new })
@@ -155,28 +175,34 @@ fn complete(
     }
 }
 
-async fn count(
+/// Notes at the job what the report brought (the sweep's totals follow), and closes it after the last one.
+async fn settle(
     connection: &mut SqliteConnection,
     job: &JobRow,
     report: &Report,
     stored: &Stored,
 ) -> Result<(), StoreError> {
     let nanos = |duration: Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
-    // Sums stop at the largest number instead of failing: a worker's clock is outside data.
     sqlx::query(
-        "UPDATE sweep_totals
-         SET results = results + ?2, duplicate_results = duplicate_results + ?3,
+        "UPDATE jobs
+         SET results = results + ?2,
+             duplicate_results = duplicate_results + ?3,
              load_nanos = load_nanos + min(?4, 9223372036854775807 - load_nanos),
              merge_nanos = merge_nanos + min(?5, 9223372036854775807 - merge_nanos),
-             evaluate_nanos = evaluate_nanos + min(?6, 9223372036854775807 - evaluate_nanos)
-         WHERE sweep = ?1",
+             evaluate_nanos = evaluate_nanos + min(?6, 9223372036854775807 - evaluate_nanos),
+             state = iif(?7, 'done', state),
+             token = iif(?7, NULL, token),
+             expires = iif(?7, NULL, expires),
+             worker = iif(?7, NULL, worker)
+         WHERE id = ?1",
     )
-    .bind(job.sweep.0)
+    .bind(job.id.0)
     .bind(stored.new as i64)
     .bind((stored.results - stored.new) as i64)
     .bind(nanos(report.timings.load))
     .bind(nanos(report.timings.merge))
     .bind(nanos(report.timings.evaluate))
+    .bind(report.finished)
     .execute(connection)
     .await
     .during(OPERATION)?;

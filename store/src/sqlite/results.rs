@@ -1,15 +1,16 @@
 //! Stored results of a point: reading and adding scores, responses and verdicts.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
-use avsweep_domain::{FinishReason, Fingerprint, Label, Level, QueryScore, Response, Verdict};
+use avsweep_domain::{Fingerprint, FinishReason, Label, Level, QueryScore, Response, Verdict};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{QueryBuilder, Sqlite};
 
+use crate::StoreError;
 use crate::codec::{self, CodecError};
 use crate::error::During;
 use crate::layout::SweepLayout;
-use crate::StoreError;
 
 /// Scores of a point by query.
 pub(super) type Scores = HashMap<i64, QueryScore>;
@@ -69,32 +70,21 @@ pub(super) async fn scores(
     Ok(scores)
 }
 
-/// Adds scores to a point in one block, leaving out queries that it has a score for. Returns how many were new.
-pub(super) async fn add_scores(
-    connection: &mut SqliteConnection,
-    point: i64,
+/// The block of those of some scores that are new at a point, and how many they are; they become known.
+pub(super) fn new_block(
     levels: usize,
     results: &[(i64, &QueryScore)],
     known: &mut Scores,
-) -> Result<u64, StoreError> {
+) -> (Option<Vec<u8>>, u64) {
     let mut new = Vec::with_capacity(results.len());
     for (query, score) in results {
-        if let std::collections::hash_map::Entry::Vacant(entry) = known.entry(*query) {
+        if let Entry::Vacant(entry) = known.entry(*query) {
             entry.insert((*score).clone());
             new.push((*query, *score));
         }
     }
-    if new.is_empty() {
-        return Ok(0);
-    }
     let count = new.len() as u64;
-    sqlx::query("INSERT INTO score_blocks (point, scores) VALUES (?1, ?2)")
-        .bind(point)
-        .bind(codec::score_block(levels, new))
-        .execute(connection)
-        .await
-        .during("store scores")?;
-    Ok(count)
+    ((count > 0).then(|| codec::score_block(levels, new)), count)
 }
 
 /// The queries that a point has a response to, each with the response's hash.
@@ -126,7 +116,9 @@ pub(super) async fn responses(
     .await
     .during("read responses")?;
     rows.into_iter()
-        .map(|(query, tokens, finish, text)| Ok((query, read_response(decoded.point, tokens, &finish, text)?)))
+        .map(|(query, tokens, finish, text)| {
+            Ok((query, read_response(decoded.point, tokens, &finish, text)?))
+        })
         .collect()
 }
 
@@ -241,8 +233,9 @@ pub(super) async fn add_verdicts(
         .collect::<Result<_, _>>()?;
     let mut added = 0;
     for rows in rows.chunks(ROWS_AT_ONCE) {
-        let mut insert =
-            QueryBuilder::<Sqlite>::new("INSERT INTO verdicts (judge, query, hash, label, confidence, reason) ");
+        let mut insert = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO verdicts (judge, query, hash, label, confidence, reason) ",
+        );
         insert.push_values(rows, |mut row, (query, hash, verdict)| {
             row.push_bind(judge)
                 .push_bind(*query)

@@ -113,22 +113,33 @@ pub(super) async fn create(
     for entry in definition.queries() {
         queries.extend_from_slice(entry.query.fingerprint().as_bytes());
     }
-    // ?1: the sweep; ?2: the queries' fingerprints one after another; ?3: how many there are.
+    let count = (queries.len() / 32) as i64;
     sqlx::query(
-        "WITH RECURSIVE series (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM series WHERE i + 1 < ?3)
-         INSERT INTO queries (fingerprint) SELECT substr(?2, 1 + 32 * i, 32) FROM series WHERE true
-         ON CONFLICT DO NOTHING;
-         WITH RECURSIVE series (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM series WHERE i + 1 < ?3)
-         INSERT INTO sweep_queries (sweep, ordinal, query)
-         SELECT ?1, i, (SELECT id FROM queries WHERE fingerprint = substr(?2, 1 + 32 * i, 32)) FROM series;
-         INSERT INTO sweep_totals (sweep) VALUES (?1)",
+        "WITH RECURSIVE series (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM series WHERE i + 1 < ?2)
+         INSERT INTO queries (fingerprint) SELECT substr(?1, 1 + 32 * i, 32) FROM series WHERE true
+         ON CONFLICT DO NOTHING",
     )
-    .bind(id)
     .bind(&queries)
-    .bind((queries.len() / 32) as i64)
+    .bind(count)
     .execute(&mut *transaction)
     .await
     .during(OPERATION)?;
+    sqlx::query(
+        "WITH RECURSIVE series (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM series WHERE i + 1 < ?2)
+         INSERT INTO sweep_queries (sweep, ordinal, query)
+         SELECT ?3, i, (SELECT id FROM queries WHERE fingerprint = substr(?1, 1 + 32 * i, 32)) FROM series",
+    )
+    .bind(&queries)
+    .bind(count)
+    .bind(id)
+    .execute(&mut *transaction)
+    .await
+    .during(OPERATION)?;
+    sqlx::query("INSERT INTO sweep_totals (sweep) VALUES (?1)")
+        .bind(id)
+        .execute(&mut *transaction)
+        .await
+        .during(OPERATION)?;
     transaction.commit().await.during(OPERATION)?;
     Ok(Created { id: SweepId(id), created: true, state: SweepState::Running })
 }
@@ -148,8 +159,7 @@ fn storable(definition: &SweepDefinition) -> Result<String, StoreError> {
         )));
     }
     let text = serde_json::to_string(definition).map_err(|error| unstorable(error.to_string()))?;
-    let back: SweepDefinition =
-        serde_json::from_str(&text).map_err(|error| unstorable(error.to_string()))?;
+    let back: SweepDefinition = serde_json::from_str(&text).map_err(|error| unstorable(error.to_string()))?;
     if back != *definition {
         return Err(unstorable("a number in it does not survive being written as JSON".to_owned()));
     }
@@ -189,13 +199,14 @@ pub(super) async fn find(store: &SqliteStore, name_or_number: &str) -> Result<Sw
     let id = {
         let mut reader = store.reader().await?;
         // A name never consists of digits only, so the two cannot be confused.
-        let row: Option<(i64,)> =
-            sqlx::query_as("SELECT id FROM sweeps WHERE name = ?1 OR id = ?2 ORDER BY name = ?1 DESC LIMIT 1")
-                .bind(name_or_number)
-                .bind(name_or_number.parse::<i64>().ok())
-                .fetch_optional(&mut *reader)
-                .await
-                .during("find sweep")?;
+        let row: Option<(i64,)> = sqlx::query_as(
+            "SELECT id FROM sweeps WHERE name = ?1 OR id = ?2 ORDER BY name = ?1 DESC LIMIT 1",
+        )
+        .bind(name_or_number)
+        .bind(name_or_number.parse::<i64>().ok())
+        .fetch_optional(&mut *reader)
+        .await
+        .during("find sweep")?;
         match row {
             Some((id,)) => SweepId(id),
             None => return Err(no_such_sweep(&mut reader, name_or_number).await?),
@@ -254,16 +265,17 @@ pub(super) async fn set_state(store: &SqliteStore, id: SweepId, to: SweepState) 
 pub(super) async fn totals(store: &SqliteStore, id: SweepId) -> Result<SweepTotals, StoreError> {
     const OPERATION: &str = "read the totals of a sweep";
     let mut reader = store.reader().await?;
-    let rows: Vec<(i64, i64, i64, i64, i64, i64, Option<String>, Option<String>, Option<i64>)> = sqlx::query_as(
-        "SELECT t.points, t.results, t.duplicate_results, t.load_nanos, t.merge_nanos, t.evaluate_nanos,
+    let rows: Vec<(i64, i64, i64, i64, i64, i64, Option<String>, Option<String>, Option<i64>)> =
+        sqlx::query_as(
+            "SELECT t.points, t.results, t.duplicate_results, t.load_nanos, t.merge_nanos, t.evaluate_nanos,
                 c.rung, c.state, c.jobs
          FROM sweep_totals AS t LEFT JOIN job_counts AS c ON c.sweep = t.sweep
          WHERE t.sweep = ?1",
-    )
-    .bind(id.0)
-    .fetch_all(&mut *reader)
-    .await
-    .during(OPERATION)?;
+        )
+        .bind(id.0)
+        .fetch_all(&mut *reader)
+        .await
+        .during(OPERATION)?;
     if rows.is_empty() {
         return Err(no_such_sweep(&mut reader, &id.to_string()).await?);
     }
@@ -303,10 +315,11 @@ pub(super) async fn no_such_sweep(
     connection: &mut SqliteConnection,
     wanted: &str,
 ) -> Result<StoreError, StoreError> {
-    let names: Vec<(String,)> = sqlx::query_as("SELECT name FROM sweeps ORDER BY created_at DESC, id DESC LIMIT 100")
-        .fetch_all(connection)
-        .await
-        .during("list sweeps")?;
+    let names: Vec<(String,)> =
+        sqlx::query_as("SELECT name FROM sweeps ORDER BY created_at DESC, id DESC LIMIT 100")
+            .fetch_all(connection)
+            .await
+            .during("list sweeps")?;
     Ok(StoreError::NoSuchSweep {
         wanted: wanted.to_owned(),
         known: names.into_iter().map(|(name,)| name).collect(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use avsweep_domain::{PointId, PointTallies, QuerySet, Rung, SetTallies, SweepId};
+use avsweep_domain::{PointId, PointTallies, QuerySet, SetTallies, SweepId};
 use sqlx::sqlite::SqliteConnection;
 
 use super::connection::SqliteStore;
@@ -120,6 +120,15 @@ pub(super) async fn sharers(
     Ok(layouts)
 }
 
+/// A sweep's likelihood tallies of a point, packed: on the search and on the confirm queries.
+pub(super) fn likelihood(layout: &SweepLayout, scores: &Scores) -> [Option<Vec<u8>>; 2] {
+    [QuerySet::Search, QuerySet::Confirm].map(|set| {
+        layout
+            .count_scores(set, |query| scores.get(&query))
+            .map(|tallies| codec::likelihood_tallies(layout.levels, &tallies))
+    })
+}
+
 /// Brings a point's likelihood tallies up to date in these sweeps.
 pub(super) async fn refresh_likelihood(
     connection: &mut SqliteConnection,
@@ -128,19 +137,15 @@ pub(super) async fn refresh_likelihood(
     scores: &Scores,
 ) -> Result<(), StoreError> {
     for layout in layouts {
-        let packed = |set| {
-            layout
-                .count_scores(set, |query| scores.get(&query))
-                .map(|tallies| codec::likelihood_tallies(layout.levels, &tallies))
-        };
+        let [search, confirm] = likelihood(layout, scores);
         sqlx::query(
             "UPDATE sweep_points SET search_likelihood = ?3, confirm_likelihood = ?4
              WHERE sweep = ?1 AND ticks = ?2",
         )
         .bind(layout.id.0)
         .bind(point.ticks)
-        .bind(packed(QuerySet::Search))
-        .bind(packed(QuerySet::Confirm))
+        .bind(search)
+        .bind(confirm)
         .execute(&mut *connection)
         .await
         .during("store tallies")?;
@@ -177,26 +182,15 @@ pub(super) async fn refresh_judgement(
     Ok(())
 }
 
-/// Brings a point's tallies of one rung up to date in every sweep that has it, from what is stored.
-pub(super) async fn refresh_everywhere(
+/// Brings a point's judgement tallies up to date in every sweep that has it, from what is stored.
+pub(super) async fn refresh_judgement_everywhere(
     store: &SqliteStore,
     connection: &mut SqliteConnection,
     point: StoredPoint<'_>,
     layout: &SweepLayout,
-    rung: Rung,
 ) -> Result<(), StoreError> {
-    match rung {
-        Rung::Likelihood => {
-            let layouts = sharers(store, connection, point.id).await?;
-            let scores = results::scores(connection, point.id, layout.levels).await?;
-            refresh_likelihood(connection, point, &layouts, &scores).await
-        }
-        Rung::Generation => Ok(()),
-        Rung::Judgement => {
-            let layouts = sharers(store, connection, point.id).await?;
-            let decoded = Decoded { point: point.id, decoding: layout.decoding };
-            let verdicts = results::verdicts(connection, decoded, layout.judge).await?;
-            refresh_judgement(connection, point, &layouts, (layout.decoding, layout.judge), &verdicts).await
-        }
-    }
+    let layouts = sharers(store, connection, point.id).await?;
+    let decoded = Decoded { point: point.id, decoding: layout.decoding };
+    let verdicts = results::verdicts(connection, decoded, layout.judge).await?;
+    refresh_judgement(connection, point, &layouts, (layout.decoding, layout.judge), &verdicts).await
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use avsweep_domain::{
-    Coefficient, Coverage, DecodeSettings, DomainDefinition, Dtype, Evaluation, FinishReason, Fingerprint,
+    Coefficient, Coverage, DecodeSettings, DomainDefinition, Dtype, Evaluation, Fingerprint, FinishReason,
     JudgeProvider, JudgeSettings, JudgementTally, Label, LeaseToken, Level, Levels, LikelihoodTally, Message,
-    ModelSource, Point, PointTallies, Query, QueryScore, QuerySet, QuerySlice, Range, ReferenceScore, Response,
-    Role, Rung, SetTallies, Space, Strategy, SweepDefinition, SweepId, Ticks, VectorSource, Verdict, WorkerId,
+    ModelSource, Point, PointTallies, Query, QueryScore, QuerySet, QuerySlice, Range, ReferenceScore,
+    Response, Role, Rung, SetTallies, Space, Strategy, SweepDefinition, SweepId, Ticks, VectorSource,
+    Verdict, WorkerId,
 };
 use avsweep_store::{
     JobResults, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob, Plan, Planned, PointFilter, Report,
@@ -124,7 +125,7 @@ pub(crate) fn response(point: &Point, query: &str) -> Response {
     Response {
         text,
         tokens: (bits % 9) as u32,
-        finish: if bits % 2 == 0 { FinishReason::Stop } else { FinishReason::Length },
+        finish: if bits.is_multiple_of(2) { FinishReason::Stop } else { FinishReason::Length },
     }
 }
 
@@ -137,7 +138,7 @@ pub(crate) fn verdict(query: &str, text: &str) -> Verdict {
             1 => Label::Refused,
             level => Label::Level(Level((level - 2) as u8)),
         },
-        confidence: (bits % 2 == 0).then_some((bits % 101) as f64 / 100.0),
+        confidence: bits.is_multiple_of(2).then_some((bits % 101) as f64 / 100.0),
         reason: (bits % 7 < 3).then(|| format!("because of {query}")),
     }
 }
@@ -275,16 +276,21 @@ pub(crate) async fn tallies_equal_a_recount(
             }
             ResultValue::Response(_) => {}
             ResultValue::Verdict(verdict) => {
-                let tallies =
-                    set.judgement.get_or_insert_with(|| vec![JudgementTally::new(levels); domains]);
+                let tallies = set.judgement.get_or_insert_with(|| vec![JudgementTally::new(levels); domains]);
                 tallies[entry.domain].add(verdict);
             }
         }
     }
     for PointTallies { point, search, confirm, .. } in tallies {
         let [counted_search, counted_confirm] = &counted[&point];
-        ensure!(search == *counted_search, "search tallies at {point}: {search:?}, counted {counted_search:?}");
-        ensure!(confirm == *counted_confirm, "confirm tallies at {point}: {confirm:?}, counted {counted_confirm:?}");
+        ensure!(
+            search == *counted_search,
+            "search tallies at {point}: {search:?}, counted {counted_search:?}"
+        );
+        ensure!(
+            confirm == *counted_confirm,
+            "confirm tallies at {point}: {confirm:?}, counted {counted_confirm:?}"
+        );
     }
     Ok(())
 }

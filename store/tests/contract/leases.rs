@@ -11,8 +11,8 @@ use avsweep_store::{
 };
 
 use super::fixture::{
-    EVERY_RUNG, LATER, LEASE, NOW, SEARCH, claim, create, definition, evaluate, every_result, finish, job, lease_one,
-    plan, point, report, report_some, tallies_equal_a_recount, token,
+    EVERY_RUNG, LATER, LEASE, NOW, SEARCH, claim, create, definition, evaluate, every_result, finish, job,
+    lease_one, plan, point, report, report_some, tallies_equal_a_recount, token,
 };
 
 const LIMITS: FailureLimits = FailureLimits { lost: 3, errors: 2 };
@@ -185,7 +185,9 @@ pub(crate) async fn a_lease_is_held_up_to_its_end_and_lost_after(store: &dyn Sto
     Ok(())
 }
 
-pub(crate) async fn lost_workers_are_counted_and_park_the_job_at_their_limit(store: &dyn Store) -> Result<()> {
+pub(crate) async fn lost_workers_are_counted_and_park_the_job_at_their_limit(
+    store: &dyn Store,
+) -> Result<()> {
     let definition = definition("s");
     let id = create(store, &definition).await?;
     plan(store, id, vec![job("0,0", Rung::Likelihood, SEARCH)]).await?;
@@ -216,10 +218,7 @@ pub(crate) async fn errors_are_counted_apart_from_lost_workers(store: &dyn Store
     lease_one(store).await?;
     store.reap(LIMITS, LATER).await?;
     let held = lease_one(store).await?;
-    assert_eq!(
-        store.fail(&held.lease.reference, "out of memory", LIMITS, NOW).await?,
-        LeaseStatus::Held
-    );
+    assert_eq!(store.fail(&held.lease.reference, "out of memory", LIMITS, NOW).await?, LeaseStatus::Held);
     assert_eq!(store.point_jobs(id, &point("0,0")).await?[0].state, JobState::Ready);
     // The second error is at its limit.
     let held = lease_one(store).await?;
@@ -281,7 +280,9 @@ pub(crate) async fn reaping_all_takes_back_what_has_not_expired(store: &dyn Stor
     Ok(())
 }
 
-pub(crate) async fn a_partly_reported_job_is_leased_again_for_what_is_missing(store: &dyn Store) -> Result<()> {
+pub(crate) async fn a_partly_reported_job_is_leased_again_for_what_is_missing(
+    store: &dyn Store,
+) -> Result<()> {
     let definition = definition("s");
     let id = create(store, &definition).await?;
     for (rung, at) in [(Rung::Likelihood, "0,0"), (Rung::Generation, "0.5,0")] {

@@ -4,6 +4,7 @@
 //! gives a new empty store `S` and whatever must live as long (a folder, a server).
 
 pub(crate) mod fixture;
+pub(crate) mod history;
 pub(crate) mod leases;
 pub(crate) mod model;
 pub(crate) mod planning;
@@ -75,7 +76,7 @@ macro_rules! contract_suite {
 
         #[test]
         fn any_history_agrees_with_the_model() -> anyhow::Result<()> {
-            $crate::contract::model::any_history_agrees_with_the_model(|| $make())
+            $crate::contract::history::any_history_agrees_with_the_model(|| $make())
         }
     };
     (@each $make:path; $($module:ident::$law:ident,)*) => {

@@ -5,7 +5,8 @@ use avsweep_domain::{JobState, QuerySlice, Rung};
 use avsweep_store::{PlanProblem, Planned, PointFilter, Store, StoreError};
 
 use super::fixture::{
-    CONFIRM, EVERY_RUNG, NOW, SEARCH, claim, create, definition, finish, job, lease_one, plan, point, work_off,
+    CONFIRM, EVERY_RUNG, NOW, SEARCH, claim, create, definition, finish, job, lease_one, plan, point,
+    work_off,
 };
 
 pub(crate) async fn planning_twice_adds_nothing(store: &dyn Store) -> Result<()> {
@@ -112,7 +113,9 @@ pub(crate) async fn the_jobs_of_a_point_are_listed_by_rung_and_slice(store: &dyn
     Ok(())
 }
 
-pub(crate) async fn generation_without_judgement_is_listed_until_it_is_planned(store: &dyn Store) -> Result<()> {
+pub(crate) async fn generation_without_judgement_is_listed_until_it_is_planned(
+    store: &dyn Store,
+) -> Result<()> {
     let definition = definition("s");
     let id = create(store, &definition).await?;
     plan(store, id, vec![job("0,0", Rung::Generation, SEARCH), job("0,1", Rung::Generation, SEARCH)]).await?;

@@ -10,8 +10,8 @@ use avsweep_store::{
 };
 
 use super::fixture::{
-    CONFIRM, NOW, SEARCH, create, definition, evaluate, every_result, finish, job, lease_one, plan, point, query_id,
-    report, report_some, response, score, tallies_equal_a_recount, work_off,
+    CONFIRM, NOW, SEARCH, create, definition, evaluate, every_result, finish, job, lease_one, plan, point,
+    query_id, report, report_some, response, score, tallies_equal_a_recount, work_off,
 };
 
 pub(crate) async fn results_come_back_bit_for_bit(store: &dyn Store) -> Result<()> {
@@ -26,10 +26,8 @@ pub(crate) async fn results_come_back_bit_for_bit(store: &dyn Store) -> Result<(
         .ordinals()
         .flat_map(|ordinal| {
             let query = query_id(&definition, ordinal);
-            let values = [
-                ResultValue::Score(score(&at, query, 3)),
-                ResultValue::Response(response(&at, query)),
-            ];
+            let values =
+                [ResultValue::Score(score(&at, query, 3)), ResultValue::Response(response(&at, query))];
             values.map(|value| ResultRow { point: at.clone(), ordinal, value })
         })
         .collect();
@@ -86,10 +84,7 @@ pub(crate) async fn the_last_report_repeated_is_lost_and_changes_nothing(store: 
     let held = lease_one(store).await?;
     finish(store, &definition, &held).await?;
     let before = (store.totals(id).await?, every_result(store, id, 9).await?);
-    assert_eq!(
-        report_some(store, &definition, &held, &held.ordinals, true).await?,
-        LeaseStatus::Lost
-    );
+    assert_eq!(report_some(store, &definition, &held, &held.ordinals, true).await?, LeaseStatus::Lost);
     assert_eq!((store.totals(id).await?, every_result(store, id, 9).await?), before);
     Ok(())
 }
@@ -183,9 +178,7 @@ pub(crate) async fn a_malformed_report_is_refused_and_stores_nothing(store: &dyn
         }
     }
     let nan = store.report(&report(held.lease.reference, sum(f64::NAN), false), NOW).await;
-    let is_nan = |problem: &ReportProblem| {
-        matches!(problem, ReportProblem::LogProb { ordinal: 7, level: 1, found } if found.is_nan())
-    };
+    let is_nan = |problem: &ReportProblem| matches!(problem, ReportProblem::LogProb { ordinal: 7, level: 1, found } if found.is_nan());
     assert!(matches!(&nan, Err(StoreError::BadReport { problem, .. }) if is_nan(problem)), "{nan:?}");
     assert!(every_result(store, id, 9).await?.is_empty());
     assert_eq!(store.totals(id).await?.results, 0);
@@ -246,7 +239,10 @@ pub(crate) async fn times_are_summed(store: &dyn Store) -> Result<()> {
         store.report(&report, NOW).await?;
     }
     let summed = store.totals(id).await?.timings;
-    assert_eq!((summed.load, summed.merge, summed.evaluate), (timings.load * 2, timings.merge * 2, timings.evaluate * 2));
+    assert_eq!(
+        (summed.load, summed.merge, summed.evaluate),
+        (timings.load * 2, timings.merge * 2, timings.evaluate * 2)
+    );
     // A worker's clock is outside data: nonsense must not break the store.
     let timings = Timings { load: Duration::MAX, merge: Duration::MAX, evaluate: Duration::MAX };
     for ordinal in 2..4 {
@@ -265,7 +261,11 @@ pub(crate) async fn tallies_follow_every_report(store: &dyn Store) -> Result<()>
     plan(
         store,
         id,
-        vec![job(at, Rung::Likelihood, CONFIRM), job(at, Rung::Likelihood, SEARCH), job(at, Rung::Generation, CONFIRM)],
+        vec![
+            job(at, Rung::Likelihood, CONFIRM),
+            job(at, Rung::Likelihood, SEARCH),
+            job(at, Rung::Generation, CONFIRM),
+        ],
     )
     .await?;
     let none = &store.tallies(id, PointFilter::All).await?[0];

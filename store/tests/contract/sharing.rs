@@ -5,8 +5,8 @@ use avsweep_domain::{Fingerprint, QuerySlice, Rung, SweepDefinition};
 use avsweep_store::{NewJob, Planned, PointFilter, ResultValue, RungCounts, Store};
 
 use super::fixture::{
-    CONFIRM, EVERY_RUNG, NOW, SEARCH, claim, create, definition, every_result, finish, job, lease_one, plan, point,
-    query, report_some, tallies_equal_a_recount, work_off,
+    CONFIRM, EVERY_RUNG, NOW, SEARCH, claim, create, definition, every_result, finish, job, lease_one, plan,
+    point, query, report_some, tallies_equal_a_recount, work_off,
 };
 
 const POINTS: [&str; 3] = ["0,0", "0,0.5", "-1,1"];
@@ -72,7 +72,9 @@ pub(crate) async fn a_sweep_with_more_queries_asks_only_for_those_it_lacks(store
     tallies_equal_a_recount(store, id, &first).await
 }
 
-pub(crate) async fn results_reported_for_one_sweep_count_in_the_other_at_once(store: &dyn Store) -> Result<()> {
+pub(crate) async fn results_reported_for_one_sweep_count_in_the_other_at_once(
+    store: &dyn Store,
+) -> Result<()> {
     let (first, second) = (definition("first"), definition("second"));
     let (id, other) = (create(store, &first).await?, create(store, &second).await?);
     for sweep in [id, other] {

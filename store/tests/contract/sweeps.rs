@@ -92,7 +92,8 @@ pub(crate) async fn a_sweep_is_found_by_name_and_by_number(store: &dyn Store) ->
     let second = store.create_sweep(&definition("second"), Timestamp(NOW.0 + 5)).await?.id;
     assert_eq!(store.find_sweep("first").await?.id, first);
     assert_eq!(store.find_sweep(&second.to_string()).await?.id, second);
-    let names: Vec<_> = store.sweeps().await?.into_iter().map(|sweep| sweep.definition.name.clone()).collect();
+    let names: Vec<_> =
+        store.sweeps().await?.into_iter().map(|sweep| sweep.definition.name.clone()).collect();
     assert_eq!(names, ["second", "first"], "newest first");
     for wanted in ["third", "99", ""] {
         match store.find_sweep(wanted).await {

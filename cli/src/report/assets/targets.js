@@ -49,7 +49,9 @@ function targetColumns() {
     kind: "mark",
     best: true,
     value: (answer) => Number(answer.achieved),
-    cell: (answer) => el("td", { class: answer.achieved ? "mark yes" : "mark no" }, answer.achieved ? "✓" : "✗", el("span", { class: "unseen" }, answer.achieved ? " yes" : " no")),
+    cell: (answer) => answer.achieved === null
+      ? el("td", { class: "mark" }, "–", el("span", { class: "unseen" }, " not measured"))
+      : el("td", { class: answer.achieved ? "mark yes" : "mark no" }, answer.achieved ? "✓" : "✗", el("span", { class: "unseen" }, answer.achieved ? " yes" : " no")),
   });
   return columns;
 }

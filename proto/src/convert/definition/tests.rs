@@ -20,7 +20,9 @@ fn model() -> impl Generator<Value = ModelSource> {
 fn coefficients(vectors: usize) -> impl Generator<Value = Vec<Coefficient>> {
     let tensors = prop::option::of(vec("[a-z.*{}0-9]{1,12}", 0..3));
     let one = (0..vectors, -5000i32..5000, 1i32..500, 0i32..8, tensors);
-    vec(one, 1..5).prop_map(|all| {
+    vec(one, vectors..5).prop_map(|mut all| {
+        // Every vector is used.
+        all.iter_mut().enumerate().take(vectors).for_each(|(index, coefficient)| coefficient.0 = index);
         let named = all.into_iter().enumerate();
         named
             .map(|(index, (vector, min, step, count, tensors))| Coefficient {
@@ -36,7 +38,7 @@ fn coefficients(vectors: usize) -> impl Generator<Value = Vec<Coefficient>> {
 
 fn queries(prefix: String, count: std::ops::Range<usize>) -> impl Generator<Value = Vec<Query>> {
     let role = prop_oneof![Just(Role::System), Just(Role::User), Just(Role::Assistant)];
-    let message = (role, ".{0,20}").prop_map(|(role, content)| Message { role, content });
+    let message = (role, "[a-z].{0,20}").prop_map(|(role, content)| Message { role, content });
     vec((vec(message, 0..3), vec("[a-z ]{0,9}[a-z]", 3)), count).prop_map(move |all| {
         let numbered = all.into_iter().enumerate();
         numbered
