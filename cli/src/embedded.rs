@@ -120,6 +120,7 @@ impl Session {
 }
 
 /// A refusal of the coordinator as an error for people: its message, without gRPC's words around it.
+#[expect(clippy::needless_pass_by_value, reason = "so that it can be given to map_err")]
 pub(crate) fn explain(status: tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{}", status.message())
 }

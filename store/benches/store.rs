@@ -58,12 +58,14 @@ async fn main() -> Result<()> {
     measure(&store, finer_sweep, &finer, FEW, &mut table).await?;
     table
         .times("tallies of 9261 points", 20, async |_| {
-            Ok(drop(store.tallies(sweep, PointFilter::All).await?))
+            drop(store.tallies(sweep, PointFilter::All).await?);
+            Ok(())
         })
         .await?;
     table
         .times("results (a page of 100 points)", 20, async |_| {
-            Ok(drop(store.results(sweep, None, 100).await?))
+            drop(store.results(sweep, None, 100).await?);
+            Ok(())
         })
         .await?;
     let second = create(&store, &definition("second", 1000)).await?;
@@ -72,7 +74,12 @@ async fn main() -> Result<()> {
         .await?;
     ensure!(planned.reused_jobs as usize == grid.jobs.len(), "everything is reused");
     store.close().await?;
-    table.times("open (full store)", 20, async |_| Ok(drop(open(&options).await?))).await?;
+    table
+        .times("open (full store)", 20, async |_| {
+            drop(open(&options).await?);
+            Ok(())
+        })
+        .await?;
     table
         .times("open, find, tallies of 9261 points", 20, async |_| {
             let store = open(&options).await?;
@@ -115,7 +122,12 @@ async fn measure(
         duration: Duration::from_secs(60),
         token: LeaseToken::from_bytes([7; 16]),
     };
-    table.times("lease", jobs, async |_| Ok(leased.extend(store.lease(&claim, NOW).await?))).await?;
+    table
+        .times("lease", jobs, async |_| {
+            leased.extend(store.lease(&claim, NOW).await?);
+            Ok(())
+        })
+        .await?;
     let reports: Vec<Report> = leased.iter().map(|job| report(job, definition.levels.len())).collect();
     table
         .times("renew", jobs, async |index| {
@@ -129,7 +141,12 @@ async fn measure(
             Ok(())
         })
         .await?;
-    table.times("sweep", jobs, async |_| Ok(drop(store.sweep(sweep).await?))).await?;
+    table
+        .times("sweep", jobs, async |_| {
+            drop(store.sweep(sweep).await?);
+            Ok(())
+        })
+        .await?;
     table
         .times("totals", jobs, async |_| {
             store.totals(sweep).await?;

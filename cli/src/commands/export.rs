@@ -79,7 +79,7 @@ fn read_value(result: Option<v1::result_row::Result>) -> Result<ResultValue> {
 
 /// Where rows go: CSV with fixed columns, or JSON Lines.
 enum Sink<'a> {
-    Csv { writer: csv::Writer<BufWriter<Box<dyn Write + Send>>>, definition: &'a SweepDefinition },
+    Csv { writer: Box<csv::Writer<BufWriter<Box<dyn Write + Send>>>>, definition: &'a SweepDefinition },
     Json { writer: BufWriter<Box<dyn Write + Send>>, definition: &'a SweepDefinition },
 }
 
@@ -103,7 +103,7 @@ impl<'a> Sink<'a> {
                 }
                 header.extend(["text", "text_tokens", "finish", "confidence", "reason"].map(str::to_owned));
                 writer.write_record(&header)?;
-                Ok(Self::Csv { writer, definition })
+                Ok(Self::Csv { writer: Box::new(writer), definition })
             }
         }
     }

@@ -75,7 +75,7 @@ const NOT_A_DATABASE: &str = "26";
 
 /// What a failure to open says of the file.
 pub(super) fn refusal(source: sqlx::Error, path: &Path) -> StoreError {
-    match source.as_database_error().and_then(|error| error.code()) {
+    match source.as_database_error().and_then(sqlx::error::DatabaseError::code) {
         Some(code) if code == NOT_A_DATABASE => {
             StoreError::NotAStore { path: path.to_owned(), problem: "it is no SQLite database".to_owned() }
         }

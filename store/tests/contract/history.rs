@@ -33,13 +33,13 @@ struct Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = (0u8..24, any::<u16>(), any::<u16>(), any::<u16>()).prop_map(|(kind, a, b, c)| Step {
+    let step = (0u8..32, any::<u16>(), any::<u16>(), any::<u16>()).prop_map(|(kind, a, b, c)| Step {
         kind,
         a,
         b,
         c,
     });
-    prop::collection::vec(step, 1..70)
+    prop::collection::vec(step, 20..120)
 }
 
 struct Pair<'s> {
@@ -72,6 +72,8 @@ impl Pair<'_> {
             21 => self.reap(step.a.is_multiple_of(4)).await,
             22 => self.set_state(pick(step.a, 3), SweepState::ALL[pick(step.b, 3)]).await,
             23 => self.retry(pick(step.a, 3)).await,
+            24..=28 => self.work(step).await,
+            29..=30 => self.judge(pick(step.a, 3)).await,
             _ => Ok(()),
         }
     }
@@ -88,14 +90,41 @@ impl Pair<'_> {
                 }
             })
             .collect();
-        let planned = match self.store.plan(self.ids[sweep], &Plan { jobs: jobs.clone() }).await {
+        self.plan_jobs(sweep, &jobs).await
+    }
+
+    async fn plan_jobs(&mut self, sweep: usize, jobs: &[NewJob]) -> Result<()> {
+        let planned = match self.store.plan(self.ids[sweep], &Plan { jobs: jobs.to_vec() }).await {
             Ok(planned) => Some(planned),
             Err(StoreError::BadPlan { .. }) => None,
             Err(error) => return Err(error.into()),
         };
-        let expected = self.model.plan(sweep, &jobs);
+        let expected = self.model.plan(sweep, jobs);
         ensure!(planned == expected, "planned {planned:?}, expected {expected:?}");
         Ok(())
+    }
+
+    /// Evaluates a few jobs as a worker without trouble does.
+    async fn work(&mut self, step: &Step) -> Result<()> {
+        for _ in 0..3 {
+            let before = self.leases.len();
+            self.lease(&Step { kind: 0, a: 2, b: 0, c: 0 }).await?;
+            if self.leases.len() > before {
+                self.report(self.leases.len() - 1, &Step { kind: 0, a: 1, b: 1, c: step.c }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans the judgement of all that is generated.
+    async fn judge(&mut self, sweep: usize) -> Result<()> {
+        let generated = |job: &&ModelJob| {
+            job.sweep == sweep && job.new.rung == Rung::Generation && job.state == JobState::Done
+        };
+        let jobs: Vec<NewJob> = (self.model.jobs.iter().filter(generated))
+            .map(|job| NewJob { rung: Rung::Judgement, ..job.new.clone() })
+            .collect();
+        self.plan_jobs(sweep, &jobs).await
     }
 
     async fn lease(&mut self, step: &Step) -> Result<()> {

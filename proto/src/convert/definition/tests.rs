@@ -20,7 +20,7 @@ fn model() -> impl Generator<Value = ModelSource> {
 fn coefficients(vectors: usize) -> impl Generator<Value = Vec<Coefficient>> {
     let tensors = prop::option::of(vec("[a-z.*{}0-9]{1,12}", 0..3));
     let one = (0..vectors, -5000i32..5000, 1i32..500, 0i32..8, tensors);
-    vec(one, vectors..5).prop_map(|mut all| {
+    vec(one, vectors..5).prop_map(move |mut all| {
         // Every vector is used.
         all.iter_mut().enumerate().take(vectors).for_each(|(index, coefficient)| coefficient.0 = index);
         let named = all.into_iter().enumerate();

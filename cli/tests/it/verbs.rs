@@ -1,11 +1,9 @@
 //! Every verb on a small sweep of the pocket family, as a user would run it.
 
-mod support;
-
 use std::path::Path;
 use std::sync::OnceLock;
 
-use support::{SweepText, avsweep, fail, json, pocket, succeed};
+use crate::support::{SweepText, avsweep, fail, json, pocket, succeed};
 use tempfile::TempDir;
 
 /// A finished sweep that the tests of this file read.

@@ -1,14 +1,11 @@
 //! A run that is killed again and again ends with the results of an undisturbed one, and evaluates nothing twice.
-#![cfg(unix)]
-
-mod support;
 
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::{SweepText, avsweep, json, stderr, succeed};
 use serde_json::Value;
-use support::{SweepText, avsweep, json, stderr, succeed};
 use tempfile::TempDir;
 
 const SWEEP: &str = "kills";

@@ -1,13 +1,11 @@
 //! Bad input gets a clear error that names the place, what was found and what is wanted, before any model work.
 
-mod support;
-
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use crate::support::{SweepText, avsweep, fail, pocket, succeed};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use support::{SweepText, avsweep, fail, pocket, succeed};
 use tempfile::TempDir;
 
 /// Runs a sweep file that must be refused; nothing may have been made.
@@ -239,7 +237,6 @@ fn a_store_written_by_a_newer_version_is_refused() {
     let sweep = SweepText::new("tiny", "2").with("max_new_tokens: 24", "generation: none");
     sweep.write(folder.path());
     succeed(avsweep(folder.path()).args(["run", "sweep.yaml"]));
-    let store = folder.path().join("test.db");
     // SQLite keeps `user_version` at byte 60 of the file, big-endian.
     let path = folder.path().join("test.db");
     let mut bytes = fs::read(&path).expect("the run made a store");

@@ -1,5 +1,4 @@
 //! What the command's tests share: the binary, the pocket family, temporary sweeps.
-#![expect(dead_code, reason = "each test binary uses its own part")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -7,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 /// The pocket family as committed.
-pub fn pocket() -> PathBuf {
+pub(crate) fn pocket() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../examples/pocket")
         .canonicalize()
@@ -15,7 +14,7 @@ pub fn pocket() -> PathBuf {
 }
 
 /// The `avsweep` binary, working in `folder` on the store `test.db` there.
-pub fn avsweep(folder: &Path) -> Command {
+pub(crate) fn avsweep(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_avsweep"));
     command
         .current_dir(folder)
@@ -27,38 +26,38 @@ pub fn avsweep(folder: &Path) -> Command {
 }
 
 /// Runs to the end and returns stdout; fails the test with everything said otherwise.
-pub fn succeed(command: &mut Command) -> String {
+pub(crate) fn succeed(command: &mut Command) -> String {
     let output = command.output().expect("the binary starts");
     assert!(output.status.success(), "{command:?} failed with {}:\n{}", output.status, stderr(&output));
     String::from_utf8(output.stdout).expect("stdout is UTF-8")
 }
 
 /// Runs to the end, which must be exit code 1, and returns stderr.
-pub fn fail(command: &mut Command) -> String {
+pub(crate) fn fail(command: &mut Command) -> String {
     let output = command.output().expect("the binary starts");
     assert_eq!(output.status.code(), Some(1), "{command:?} should fail:\n{}", stderr(&output));
     stderr(&output)
 }
 
 /// A command's JSON.
-pub fn json(command: &mut Command) -> Value {
+pub(crate) fn json(command: &mut Command) -> Value {
     let text = succeed(command.args(["--output", "json"]));
     serde_json::from_str(&text).expect("--output json prints JSON")
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Text of a sweep file over the pocket family, for tests to change.
 #[derive(Clone)]
-pub struct SweepText {
-    pub text: String,
+pub(crate) struct SweepText {
+    pub(crate) text: String,
 }
 
 impl SweepText {
     /// Three coefficients of the given step, few queries; all paths absolute.
-    pub fn new(name: &str, step: &str) -> Self {
+    pub(crate) fn new(name: &str, step: &str) -> Self {
         let pocket = pocket();
         let at = |file: &str| pocket.join(file).display().to_string();
         let text = format!(
@@ -86,13 +85,13 @@ impl SweepText {
     }
 
     /// With a part replaced, which must be there.
-    pub fn with(&self, from: &str, to: &str) -> Self {
+    pub(crate) fn with(&self, from: &str, to: &str) -> Self {
         assert!(self.text.contains(from), "'{from}' is not in the sweep file:\n{}", self.text);
         Self { text: self.text.replace(from, to) }
     }
 
     /// Written as `sweep.yaml`.
-    pub fn write(&self, folder: &Path) -> PathBuf {
+    pub(crate) fn write(&self, folder: &Path) -> PathBuf {
         let path = folder.join("sweep.yaml");
         std::fs::write(&path, &self.text).expect("the folder is writable");
         path
