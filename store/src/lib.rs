@@ -30,7 +30,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// (then nothing changes, but paths to model files and the judge's way of being reached are brought up to date).
     ///
     /// # Errors
-    /// [`StoreError::SweepDiffers`] when the name is taken by another definition.
+    /// [`StoreError::SweepDiffers`] when the name is taken by another definition, [`StoreError::BadDefinition`] and
+    /// [`StoreError::Unstorable`] when it is unsound or would not come back as it is.
     async fn create_sweep(&self, definition: &SweepDefinition, now: Timestamp)
     -> Result<Created, StoreError>;
 
@@ -62,20 +63,28 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// A job whose results are all stored already (by an earlier sweep over the same inputs) is written as done, and
     /// the point's tallies are brought up to date: nothing is evaluated twice (law 2).
+    ///
+    /// # Errors
+    /// [`StoreError::BadPlan`] when a point or slice is not of the sweep, or a judgement job's responses are not all
+    /// stored. Nothing is added then.
     async fn plan(&self, sweep: SweepId, plan: &Plan) -> Result<Planned, StoreError>;
 
     /// Points of the sweep (see [`PointFilter`]) with their tallies, by ticks.
     async fn tallies(&self, sweep: SweepId, filter: PointFilter<'_>)
     -> Result<Vec<PointTallies>, StoreError>;
 
-    /// Generation jobs that are done and have no judgement job yet.
+    /// Generation jobs (as they were planned) that are done and have no judgement job of the same point and slice yet.
     async fn unjudged(&self, sweep: SweepId) -> Result<Vec<NewJob>, StoreError>;
 
     /// Leases up to `claim.max_jobs` ready jobs of running sweeps: highest priority first, then oldest.
     ///
     /// Each comes with the ordinals that still lack a result (for judgement jobs: with the responses to judge, where
-    /// no verdict is stored for the same query, response and judge). A job that turns out to lack none is closed and
-    /// not handed out.
+    /// no verdict is stored for the same query, response and judge). Of ordinals whose queries have one content the
+    /// first is handed out, its result counts for all. A job that turns out to lack none is closed and not handed out;
+    /// fewer jobs than asked for come then, but none only when none is ready.
+    ///
+    /// A lease is held up to and at its end, lost after it, whether anybody has taken it back or not. It need not
+    /// survive a power cut.
     async fn lease(&self, claim: &LeaseClaim, now: Timestamp) -> Result<Vec<LeasedJob>, StoreError>;
 
     /// Extends leases to `now + duration`. One status per lease, in order.
@@ -92,13 +101,16 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// # Errors
     /// [`StoreError::BadReport`] when an ordinal is not of the job, a result has the wrong shape or number, or the
-    /// last report leaves queries without a result. Nothing is stored then.
+    /// last report leaves queries without a result; [`StoreError::NoSuchJob`]. Nothing is stored then.
     async fn report(&self, report: &Report, now: Timestamp) -> Result<LeaseStatus, StoreError>;
 
     /// Gives jobs back to `Ready`, uncounted. Lost leases are passed over.
     async fn release(&self, leases: &[LeaseRef], now: Timestamp) -> Result<(), StoreError>;
 
     /// Counts a failed evaluation; the job is ready again, or parked over its limit.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchJob`].
     async fn fail(
         &self,
         lease: &LeaseRef,

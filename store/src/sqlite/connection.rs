@@ -26,6 +26,8 @@ const READERS: usize = 4;
 #[derive(Debug)]
 pub struct SqliteStore {
     writer: tokio::sync::Mutex<SqliteConnection>,
+    /// How the writer is opened anew; `None` in memory, where a new connection would be a new store.
+    reopen: Option<SqliteConnectOptions>,
     /// `None` in memory, where the one connection does everything.
     readers: Option<Readers>,
     read_only: bool,
@@ -81,6 +83,7 @@ impl SqliteStore {
             .row_buffer_size(512)
             .disable_statement_logging();
         let query_only = connect.clone().create_if_missing(false).pragma("query_only", "ON");
+        let reopen = matches!(options.location, SqliteLocation::File(_)).then(|| connect.clone());
         let mut writer = if options.read_only { query_only.connect() } else { connect.connect() }
             .await
             .map_err(|source| migration::refusal(source, &path))?;
@@ -92,6 +95,7 @@ impl SqliteStore {
         });
         Ok(Self {
             writer: tokio::sync::Mutex::new(writer),
+            reopen,
             readers,
             read_only: options.read_only,
             known: Mutex::new(HashMap::new()),
@@ -120,7 +124,19 @@ impl SqliteStore {
         if self.read_only {
             return Err(StoreError::ReadOnly { operation });
         }
-        Ok(self.writer.lock().await)
+        let mut writer = self.writer.lock().await;
+        if writer.is_in_transaction() {
+            // The last transaction was dropped; whatever is asked now, its rollback comes first.
+            sqlx::raw_sql("SELECT 1").execute(&mut *writer).await.during(operation)?;
+            // SQLite ends a transaction by itself when the disk is full or fails. The connection then takes the
+            // rollback for failed and would begin no transaction any more.
+            if writer.is_in_transaction()
+                && let Some(reopen) = &self.reopen
+            {
+                *writer = reopen.connect().await.during(operation)?;
+            }
+        }
+        Ok(writer)
     }
 
     /// A connection to read with.
@@ -212,5 +228,38 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned(), lock }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, Result};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_fails_one_write_and_not_all_that_follow() -> Result<()> {
+        const OPERATION: &str = "test";
+        let folder = tempfile::tempdir()?;
+        let store = SqliteStore::open(&SqliteStoreOptions::file(folder.path().join("full.db"))).await?;
+        let fill = "INSERT INTO queries (fingerprint) VALUES (randomblob(1000000))";
+        {
+            let mut writer = store.writer(OPERATION).await?;
+            // SQLite's own stand-in for a full disk: this connection may use no further page.
+            sqlx::raw_sql("PRAGMA max_page_count = 1").execute(&mut *writer).await?;
+        }
+        for _ in 0..2 {
+            let mut writer = store.writer(OPERATION).await?;
+            let mut transaction = begin(&mut writer, OPERATION).await?;
+            let error = sqlx::raw_sql(fill).execute(&mut *transaction).await.err();
+            if let Some(error) = error {
+                assert!(error.to_string().contains("full"), "{error}");
+                continue;
+            }
+            // The writer was opened anew, without the limit.
+            transaction.commit().await?;
+            return Ok(());
+        }
+        None.context("the second write failed as well")
     }
 }

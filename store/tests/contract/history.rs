@@ -19,7 +19,7 @@ const POINTS: [&str; 4] = ["0,0", "0,0.5", "-1,1", "0.5,0"];
 const SLICES: [QuerySlice; 4] = [
     QuerySlice { start: 0, end: 6 },
     QuerySlice { start: 6, end: 10 },
-    QuerySlice { start: 2, end: 8 },
+    QuerySlice { start: 0, end: 10 },
     QuerySlice { start: 0, end: 1 },
 ];
 
