@@ -6,6 +6,8 @@ use std::path::Path;
 
 use crate::support::{SweepText, avsweep, fail, pocket, succeed};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 
 /// Runs a sweep file that must be refused; nothing may have been made.
@@ -237,11 +239,12 @@ fn a_store_written_by_a_newer_version_is_refused() {
     let sweep = SweepText::new("tiny", "2").with("max_new_tokens: 24", "generation: none");
     sweep.write(folder.path());
     succeed(avsweep(folder.path()).args(["run", "sweep.yaml"]));
-    // SQLite keeps `user_version` at byte 60 of the file, big-endian.
-    let path = folder.path().join("test.db");
-    let mut bytes = fs::read(&path).expect("the run made a store");
-    bytes[60..64].copy_from_slice(&9999u32.to_be_bytes());
-    fs::write(&path, bytes).expect("writable");
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(async {
+        let options = SqliteConnectOptions::new().filename(folder.path().join("test.db"));
+        let mut store = SqliteConnection::connect_with(&options).await.expect("the run made a store");
+        sqlx::raw_sql("PRAGMA user_version = 9999").execute(&mut store).await.expect("writable");
+        store.close().await.expect("written");
+    });
     for command in [&["run", "sweep.yaml"][..], &["best", "tiny", "--all-targets"], &["sweep", "ls"]] {
         let error = fail(avsweep(folder.path()).args(command));
         assert!(error.contains("test.db") && error.contains("9999"), "{error}");
