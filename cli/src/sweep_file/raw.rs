@@ -163,7 +163,7 @@ pub(super) struct RawJudge {
     /// reference: similarity (chrF, 0 to 1) under which a response is unclear.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub threshold: Option<f64>,
-    /// openai: endpoint without `/chat/completions`. Default: https://api.openai.com/v1.
+    /// openai: endpoint without `/chat/completions`. Default: `https://api.openai.com/v1`.
     pub base_url: Option<String>,
     /// openai: the model's name there. Required.
     pub model: Option<String>,

@@ -16,7 +16,7 @@ pub(crate) struct TokenTarget {
     pub(crate) token: u32,
 }
 
-/// log softmax(head · hidden)[token] for every target; targets are ordered by row.
+/// log softmax(head · hidden)\[token\] for every target; targets are ordered by row.
 ///
 /// The head passes in blocks of outputs; each row keeps a running maximum and sum.
 pub(crate) fn log_probabilities(
