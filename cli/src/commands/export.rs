@@ -102,7 +102,7 @@ impl<'a> Sink<'a> {
                     );
                 }
                 header.extend(["text", "text_tokens", "finish", "confidence", "reason"].map(str::to_owned));
-                writer.write_record(&header)?;
+                writer.write_record(&header).map_err(io::Error::from)?;
                 Ok(Self::Csv { writer: Box::new(writer), definition })
             }
         }
@@ -148,7 +148,7 @@ impl<'a> Sink<'a> {
                         record.push(verdict.reason.unwrap_or_default());
                     }
                 }
-                writer.write_record(&record)?;
+                writer.write_record(&record).map_err(io::Error::from)?;
             }
             Self::Json { writer, definition } => {
                 let mut object = Map::new();
