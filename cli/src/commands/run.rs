@@ -286,7 +286,7 @@ fn print_shares(before: &v1::SweepProgress, after: &v1::SweepProgress, wall: Dur
     let share = |part: Duration| 100.0 * part.as_secs_f64() / wall.as_secs_f64().max(1e-9);
     let engine = load + merge + evaluate;
     if engine.is_zero() {
-        output::note("everything was stored already");
+        output::note("no model work was done");
         return;
     }
     output::note(format!(
