@@ -13,6 +13,8 @@ use avsweep_domain::{DefinitionError, RangeError};
 
 pub use word::{fingerprint, lease_token};
 
+use crate::ErrorCode;
+
 /// Why a message does not say what its domain type needs.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConvertError {
@@ -36,6 +38,16 @@ pub enum ConvertError {
         /// The values wanted.
         wanted: &'static str,
     },
+    /// A number that is none.
+    #[error("{message}.{field} is {found}; a finite number is wanted")]
+    NotFinite {
+        /// The message's name.
+        message: &'static str,
+        /// The field's name.
+        field: &'static str,
+        /// The value found.
+        found: f64,
+    },
     /// A coefficient's range is none.
     #[error("range of coefficient '{coefficient}'")]
     Range {
@@ -58,6 +70,16 @@ impl ConvertError {
         wanted: &'static str,
     ) -> Self {
         Self::Invalid { message, field, found: found.to_string(), wanted }
+    }
+
+    /// What a request with this error is refused with.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotFinite { .. } => ErrorCode::NotFinite,
+            Self::Missing { .. } | Self::Invalid { .. } | Self::Range { .. } | Self::Definition(_) => {
+                ErrorCode::Malformed
+            }
+        }
     }
 }
 

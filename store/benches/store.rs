@@ -34,7 +34,9 @@ async fn main() -> Result<()> {
     let full = definition("full", 1000);
     let sweep = table.once("create_sweep", async || create(&store, &full).await).await?;
     let grid = plan(&full, full.space.grid());
-    table.once("plan (9261 points and jobs)", async || Ok(store.plan(sweep, &grid).await?)).await?;
+    table
+        .once("plan (9261 points and jobs)", async || Ok(store.plan(sweep, &grid, None, NOW).await?))
+        .await?;
 
     println!("# at 0 stored scores");
     measure(&store, sweep, &full, FEW, &mut table).await?;
@@ -53,7 +55,9 @@ async fn main() -> Result<()> {
     let between = finer.space.grid().filter(|point| !full.space.on_grid(point)).step_by(7).take(FEW);
     let between = plan(&finer, between);
     table
-        .once("plan (400 points of a finer grid)", async || Ok(store.plan(finer_sweep, &between).await?))
+        .once("plan (400 points of a finer grid)", async || {
+            Ok(store.plan(finer_sweep, &between, None, NOW).await?)
+        })
         .await?;
     measure(&store, finer_sweep, &finer, FEW, &mut table).await?;
     table
@@ -70,7 +74,7 @@ async fn main() -> Result<()> {
         .await?;
     let second = create(&store, &definition("second", 1000)).await?;
     let planned = table
-        .once("plan (9261 points, results stored)", async || Ok(store.plan(second, &grid).await?))
+        .once("plan (9261 points, results stored)", async || Ok(store.plan(second, &grid, None, NOW).await?))
         .await?;
     ensure!(planned.reused_jobs as usize == grid.jobs.len(), "everything is reused");
     store.close().await?;
@@ -103,7 +107,7 @@ fn plan(definition: &SweepDefinition, points: impl Iterator<Item = Point>) -> Pl
 }
 
 async fn create(store: &SqliteStore, definition: &SweepDefinition) -> Result<SweepId> {
-    Ok(store.create_sweep(definition, NOW).await?.id)
+    Ok(store.create_sweep(definition, 0, NOW).await?.id)
 }
 
 /// Leases jobs one by one, renews the leases one by one, reports each job's scores as a whole.
@@ -121,6 +125,8 @@ async fn measure(
         max_jobs: 1,
         duration: Duration::from_secs(60),
         token: LeaseToken::from_bytes([7; 16]),
+        except: Vec::new(),
+        prefers: None,
     };
     table
         .times("lease", jobs, async |_| {

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use avsweep_domain::{DefinitionError, Fingerprint, JobId, QuerySlice, Rung, SweepId, TransitionError};
+use avsweep_domain::{
+    DefinitionError, Fingerprint, JobId, QuerySlice, Rung, SweepId, SweepState, TransitionError,
+};
 
 use crate::NewJob;
 
@@ -22,6 +24,20 @@ pub enum StoreError {
         stored: Fingerprint,
         /// The given definition's fingerprint.
         given: Fingerprint,
+    },
+    /// A sweep that is still worked on cannot be deleted.
+    #[error("sweep '{name}' is {state}: cancel it first ('avsweep sweep cancel {name}')")]
+    SweepRunning {
+        /// The sweep.
+        name: String,
+        /// Its state.
+        state: SweepState,
+    },
+    /// Another coordinator plans the sweep now: what was to be written under the guard is not.
+    #[error("another coordinator has taken over planning sweep {sweep}")]
+    PlanningLost {
+        /// The sweep.
+        sweep: SweepId,
     },
     /// No sweep by that name or number.
     #[error("there is no sweep '{wanted}' in the store; {}", known_sweeps(.known))]
@@ -83,26 +99,24 @@ pub enum StoreError {
         .path.display()
     )]
     Newer {
-        /// The file.
+        /// The file, or the database's address.
         path: PathBuf,
         /// The version found.
         found: i64,
         /// The newest version known.
         known: i64,
     },
-    /// The store was written by an earlier version, and it was opened for reading only.
-    #[error(
-        "store {}: its schema has version {found}, {known} is wanted: \
-         open it once for writing and it is brought up to date",
-        .path.display()
-    )]
+    /// The store was written by an earlier version, and nobody asked to bring it up to date.
+    #[error("store {}: its schema has version {found}, {known} is wanted: {remedy}", .path.display())]
     Older {
-        /// The file.
+        /// The file, or the database's address.
         path: PathBuf,
         /// The version found.
         found: i64,
         /// The version wanted.
         known: i64,
+        /// What brings it up to date.
+        remedy: &'static str,
     },
     /// A file that is no store.
     #[error("{} is no avsweep store: {problem}", .path.display())]
@@ -145,6 +159,34 @@ pub enum StoreError {
         path: PathBuf,
         /// The cause.
         source: std::io::Error,
+    },
+    /// A database's address that cannot be read. It is not repeated: it may hold a password.
+    #[error(
+        "the address of the store is no PostgreSQL URL ({problem}): \
+         postgres://USER:PASSWORD@HOST:PORT/DATABASE is wanted"
+    )]
+    Url {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The server that holds the store could not be reached when it was opened.
+    #[error(
+        "the store {place} cannot be reached: check its address, and that the server runs and lets you in"
+    )]
+    Unreachable {
+        /// The database's address, without a password.
+        place: String,
+        /// The cause.
+        source: sqlx::Error,
+    },
+    /// The server that holds the store did not answer. The call may or may not have had its effect; trying again later
+    /// is right.
+    #[error("store: {operation}: the database does not answer")]
+    Unavailable {
+        /// What was tried.
+        operation: &'static str,
+        /// The cause.
+        source: sqlx::Error,
     },
     /// The database failed.
     #[error("store: {operation} failed")]
@@ -292,11 +334,39 @@ pub(crate) trait During<T> {
 
 impl<T> During<T> for Result<T, sqlx::Error> {
     fn during(self, operation: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Database { operation, source })
+        self.map_err(|source| {
+            if is_out_of_reach(&source) {
+                StoreError::Unavailable { operation, source }
+            } else {
+                StoreError::Database { operation, source }
+            }
+        })
+    }
+}
+
+/// Whether an error says that the server is not there, rather than what it thinks of a statement.
+fn is_out_of_reach(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed => true,
+        // Connection exceptions; the server stops, crashes or starts; it has too many connections.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            code.starts_with("08")
+                || matches!(&*code, "57P01" | "57P02" | "57P03" | "57P05" | "53300" | "25P03")
+        }),
+        _ => false,
     }
 }
 
 impl StoreError {
+    /// Whether the store is out of reach for now, so that the same call can succeed later.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Unreachable { .. })
+    }
+
     /// A row that this program could not have written.
     pub(crate) fn corrupt(what: impl Into<String>, problem: impl std::fmt::Display) -> Self {
         Self::Corrupt { what: what.into(), problem: problem.to_string() }

@@ -1,23 +1,31 @@
 //! Durable state: sweeps, points, jobs, leases and results behind one trait.
 //!
-//! The only crate that knows sqlx. [`SqliteStore`] serves one machine. Every form passes the one contract suite in
+//! The only crate that knows sqlx. [`SqliteStore`] serves one machine, [`PostgresStore`] a cluster. Every form passes the one contract suite in
 //! `tests/contract`; what a method promises is written at the trait and tested there.
 
 mod check;
 mod codec;
 mod error;
+mod fair;
 mod layout;
+mod postgres;
 mod record;
 mod sqlite;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
-use avsweep_domain::{FailureLimits, Point, PointTallies, Rung, SweepDefinition, SweepId, SweepState};
+use avsweep_domain::{
+    FailureLimits, JobId, LeaseToken, Point, PointTallies, Rung, SweepDefinition, SweepId, SweepState,
+};
 
 pub use error::{PlanProblem, ReportProblem, StoreError};
+pub use postgres::{PostgresStore, PostgresStoreOptions};
 pub use record::{
-    Created, FailedJob, JobResults, JobStatus, Lease, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob,
-    Plan, Planned, PointFilter, Report, ResultPage, ResultRow, ResultValue, RungCounts, SweepRecord,
-    SweepTotals, Timestamp, Timings,
+    Created, Deleted, JobFilter, JobRecord, JobResults, JobStatus, Lease, LeaseClaim, LeaseRef, LeaseStatus,
+    LeasedJob, NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow,
+    ResultValue, RungCounts, SweepRecord, SweepTotals, Timestamp, Timings, WorkerJob, WorkerKind,
+    WorkerRecord, WorkerState, WorkerStatus,
 };
 pub use sqlite::{SqliteLocation, SqliteStore, SqliteStoreOptions};
 
@@ -27,13 +35,18 @@ pub use sqlite::{SqliteLocation, SqliteStore, SqliteStoreOptions};
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Creates a sweep in state `Running`, or finds the one with the same name and fingerprint
-    /// (then nothing changes, but paths to model files and the judge's way of being reached are brought up to date).
+    /// (then nothing changes, the priority neither, but paths to model files and the judge's way of being reached are
+    /// brought up to date).
     ///
     /// # Errors
     /// [`StoreError::SweepDiffers`] when the name is taken by another definition, [`StoreError::BadDefinition`] and
     /// [`StoreError::Unstorable`] when it is unsound or would not come back as it is.
-    async fn create_sweep(&self, definition: &SweepDefinition, now: Timestamp)
-    -> Result<Created, StoreError>;
+    async fn create_sweep(
+        &self,
+        definition: &SweepDefinition,
+        priority: i32,
+        now: Timestamp,
+    ) -> Result<Created, StoreError>;
 
     /// A sweep by number. The definition is shared, cheap to ask for again.
     ///
@@ -56,6 +69,46 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// [`StoreError::Transition`], [`StoreError::NoSuchSweep`].
     async fn set_sweep_state(&self, id: SweepId, to: SweepState) -> Result<(), StoreError>;
 
+    /// Changes a sweep's priority; jobs of a sweep with a higher one always go first.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchSweep`].
+    async fn set_sweep_priority(&self, id: SweepId, priority: i32) -> Result<(), StoreError>;
+
+    /// Deletes a sweep with its jobs, and all results at points that no other sweep has. A verdict stays while a
+    /// response elsewhere has it. Numbers of jobs and points are never given out again.
+    ///
+    /// A large sweep goes in steps, each a transaction: from the first on it is cancelled and has fewer points, and
+    /// one that was interrupted is finished by asking again.
+    ///
+    /// # Errors
+    /// [`StoreError::SweepRunning`] when it is running or paused, [`StoreError::NoSuchSweep`].
+    async fn delete_sweep(&self, id: SweepId) -> Result<Deleted, StoreError>;
+
+    /// Takes the right to plan a sweep's next points until `now + duration`, or extends it for the same `holder`.
+    /// `None` while another holds it. At most one holds it at a time; one that was passed on writes nothing more.
+    /// It is held up to and at its end. Whoever takes it again before another had it goes on in the same term.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchSweep`].
+    async fn claim_planning(
+        &self,
+        sweep: SweepId,
+        holder: LeaseToken,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<Option<PlanningGuard>, StoreError>;
+
+    /// Gives the right to plan back. One that is lost is passed over.
+    async fn release_planning(&self, guard: &PlanningGuard) -> Result<(), StoreError>;
+
+    /// Declares a sweep done if it is running and no job of it is ready or leased, in one transaction. Returns whether
+    /// it is done now (it may have been before).
+    ///
+    /// # Errors
+    /// [`StoreError::PlanningLost`].
+    async fn finish_sweep(&self, guard: &PlanningGuard, now: Timestamp) -> Result<bool, StoreError>;
+
     /// Job counts by rung and state, results and times of a sweep.
     async fn totals(&self, id: SweepId) -> Result<SweepTotals, StoreError>;
 
@@ -64,10 +117,18 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// A job whose results are all stored already (by an earlier sweep over the same inputs) is written as done, and
     /// the point's tallies are brought up to date: nothing is evaluated twice (law 2).
     ///
+    /// What the planner plans is written under its `guard`, what a user asks for (a sample) without one.
+    ///
     /// # Errors
     /// [`StoreError::BadPlan`] when a point or slice is not of the sweep, or a judgement job's responses are not all
-    /// stored. Nothing is added then.
-    async fn plan(&self, sweep: SweepId, plan: &Plan) -> Result<Planned, StoreError>;
+    /// stored; [`StoreError::PlanningLost`] when the guard is not held at `now`. Nothing is added then.
+    async fn plan(
+        &self,
+        sweep: SweepId,
+        plan: &Plan,
+        guard: Option<&PlanningGuard>,
+        now: Timestamp,
+    ) -> Result<Planned, StoreError>;
 
     /// Points of the sweep (see [`PointFilter`]) with their tallies, by ticks.
     async fn tallies(&self, sweep: SweepId, filter: PointFilter<'_>)
@@ -76,7 +137,12 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Generation jobs (as they were planned) that are done and have no judgement job of the same point and slice yet.
     async fn unjudged(&self, sweep: SweepId) -> Result<Vec<NewJob>, StoreError>;
 
-    /// Leases up to `claim.max_jobs` ready jobs of running sweeps: highest priority first, then oldest.
+    /// Leases up to `claim.max_jobs` ready jobs of running sweeps.
+    ///
+    /// Sweeps of the highest priority go first. Among equals: the one that the claim prefers, then the one with the
+    /// fewest leased jobs of the rungs asked for (fair shares), then in an order drawn from the claim's token. A claim takes all it can from
+    /// one sweep before it looks at the next, so that a worker does not change models for every job. Within a sweep:
+    /// highest job priority first, then oldest.
     ///
     /// Each comes with the ordinals that still lack a result (for judgement jobs: with the responses to judge, where
     /// no verdict is stored for the same query, response and judge). Of ordinals whose queries have one content the
@@ -91,13 +157,14 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn renew(
         &self,
         leases: &[LeaseRef],
-        duration: std::time::Duration,
+        duration: Duration,
         now: Timestamp,
     ) -> Result<Vec<LeaseStatus>, StoreError>;
 
     /// Stores results under a lease, refreshes the tallies of the point and, if the report is the last, closes the
     /// job: one transaction. Under a lost lease nothing changes and [`LeaseStatus::Lost`] is returned.
-    /// A result that is stored already stays as it is and is counted as a duplicate.
+    /// A result that is stored already stays as it is and is counted as a duplicate. One that is new sets the job's
+    /// lost attempts back to zero: whatever stops its workers, the job gets on.
     ///
     /// # Errors
     /// [`StoreError::BadReport`] when an ordinal is not of the job, a result has the wrong shape or number, or the
@@ -122,15 +189,37 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Takes back every lease that ended before `now`, counting its worker as lost. Returns how many.
     async fn reap(&self, limits: FailureLimits, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Takes back every lease, expired or not, counting its worker as lost. Only for a store that the caller holds
-    /// alone: whoever held a lease is gone then. Returns how many.
+    /// Takes back every lease, expired or not. Only for a store that the caller holds alone: whoever held a lease is
+    /// gone then. Returns how many.
+    ///
+    /// Of a worker's leases only the one it got first (of one claim: the first of its jobs) is counted as lost: that
+    /// is the job it was on, and which may be what ended it. The others waited in its hands and are not blamed.
     async fn reap_all(&self, limits: FailureLimits, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Parked jobs of a sweep with their last errors.
-    async fn failed_jobs(&self, sweep: SweepId) -> Result<Vec<FailedJob>, StoreError>;
+    /// Jobs by number, at most `filter.limit` of them; none of a sweep that is not there.
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, StoreError>;
 
-    /// Makes a sweep's parked jobs ready again with their counts at zero. Returns how many.
-    async fn retry_failed(&self, sweep: SweepId) -> Result<u64, StoreError>;
+    /// Makes a sweep's parked jobs ready again with their counts at zero: those listed, or all when none is.
+    /// A done sweep runs again if there was one. Returns how many.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchSweep`]; [`StoreError::NoSuchJob`] when a listed job is not of the sweep or not parked.
+    async fn retry_jobs(&self, sweep: SweepId, jobs: &[JobId]) -> Result<u64, StoreError>;
+
+    /// Notes what a worker or judge says of itself; the first time, that it is there.
+    async fn note_worker(&self, status: &WorkerStatus, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Every worker and judge that is remembered, with the jobs it holds; the latest seen first.
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError>;
+
+    /// Forgets workers that were last seen before `before` and hold no lease. Returns how many.
+    async fn forget_workers(&self, before: Timestamp) -> Result<u64, StoreError>;
+
+    /// Sums over all sweeps, for metrics.
+    async fn overview(&self, now: Timestamp) -> Result<Overview, StoreError>;
+
+    /// The database's own clock, where several coordinators share it; `None` where there is but one machine.
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Stored results of a sweep's points and queries, a page of whole points at a time: by ticks, then ordinal, then
     /// rung. `after` is the last point of the page before; an empty page is the end.

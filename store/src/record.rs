@@ -43,6 +43,29 @@ pub struct SweepRecord {
     pub fingerprint: Fingerprint,
     /// When it was created.
     pub created_at: Timestamp,
+    /// Higher goes first; 0 is usual.
+    pub priority: i32,
+}
+
+/// What deleting a sweep took away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// Its jobs.
+    pub jobs: u64,
+    /// Points that no other sweep has, with all their results.
+    pub points: u64,
+}
+
+/// The right to plan a sweep's next points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanningGuard {
+    /// The sweep.
+    pub sweep: SweepId,
+    /// The holder's secret.
+    pub holder: LeaseToken,
+    /// Counts the sweep's planners from 1: the same holder that takes it again, with no other in between, stays in
+    /// its term.
+    pub term: u64,
 }
 
 /// A sweep's jobs of one rung, by state.
@@ -82,6 +105,12 @@ pub struct SweepTotals {
     pub duplicate_results: u64,
     /// Times that workers reported.
     pub timings: Timings,
+    /// Lost attempts of all jobs so far, retried ones included.
+    pub lost: u64,
+    /// Failed evaluations of all jobs so far, retried ones included.
+    pub errors: u64,
+    /// Workers and judges that hold a lease.
+    pub holders: u32,
 }
 
 /// Where a worker's time went.
@@ -168,6 +197,10 @@ pub struct LeaseClaim {
     pub duration: Duration,
     /// Fresh random bytes from the caller; the secret of every lease of this claim.
     pub token: LeaseToken,
+    /// Sweeps that the worker cannot do (its model files are not theirs).
+    pub except: Vec<SweepId>,
+    /// The sweep whose model the worker has loaded, if it should stay with it.
+    pub prefers: Option<SweepId>,
 }
 
 /// A lease with what it is on.
@@ -222,19 +255,136 @@ pub struct Report {
     pub timings: Timings,
 }
 
-/// A parked job.
+/// Which jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobFilter {
+    /// Of this sweep; `None` is all.
+    pub sweep: Option<SweepId>,
+    /// In one of these states; empty is all.
+    pub states: Vec<JobState>,
+    /// After this job, for the next page.
+    pub after: Option<JobId>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// A job as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FailedJob {
+pub struct JobRecord {
     /// The job.
     pub id: JobId,
+    /// Its sweep.
+    pub sweep: SweepId,
     /// What it is.
     pub job: NewJob,
-    /// Lost attempts.
+    /// Where it stands.
+    pub state: JobState,
+    /// Leases so far.
+    pub attempt: u32,
+    /// Who holds it, or held it last.
+    pub worker: Option<WorkerId>,
+    /// When its lease ends, while it is leased.
+    pub expires: Option<Timestamp>,
+    /// Lost attempts since it last brought a new result.
     pub lost: u32,
     /// Failed evaluations.
     pub errors: u32,
-    /// The last error.
-    pub last_error: String,
+    /// The last error, if an attempt failed or was lost.
+    pub last_error: Option<String>,
+}
+
+/// What a process that pulls jobs does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerKind {
+    /// Merges, scores and generates.
+    Worker,
+    /// Judges.
+    Judge,
+}
+
+/// What a worker says it is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    /// Waits for jobs.
+    Idle,
+    /// Works on one.
+    Busy,
+    /// Finishes or gives back what it holds, then ends.
+    Draining,
+    /// Has ended in order.
+    Stopped,
+}
+
+/// What a worker or judge says of itself. Counts are since its start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerStatus {
+    /// Who.
+    pub worker: WorkerId,
+    /// What it does.
+    pub kind: WorkerKind,
+    /// Its state.
+    pub state: WorkerState,
+    /// What it computes on (`cpu, 2 threads`), or whom it asks.
+    pub device: String,
+    /// The machine's name.
+    pub host: String,
+    /// Its program's version.
+    pub version: String,
+    /// Jobs finished.
+    pub finished: u64,
+    /// Jobs failed.
+    pub failed: u64,
+    /// Jobs whose lease was lost.
+    pub lost: u64,
+    /// Query results reported.
+    pub results: u64,
+    /// Query results per second, lately.
+    pub rate: f64,
+    /// What is wrong with it, if something is (model files that are not a sweep's).
+    pub problem: Option<String>,
+}
+
+/// A job that a worker holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerJob {
+    /// The job.
+    pub id: JobId,
+    /// Its sweep.
+    pub sweep: SweepId,
+    /// What is measured.
+    pub rung: Rung,
+    /// Where.
+    pub point: Point,
+}
+
+/// A worker as remembered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerRecord {
+    /// What it last said.
+    pub status: WorkerStatus,
+    /// When it was first seen.
+    pub first_seen: Timestamp,
+    /// When it was last seen.
+    pub last_seen: Timestamp,
+    /// The jobs whose leases it holds, in the order in which it got them.
+    pub jobs: Vec<WorkerJob>,
+}
+
+/// Sums over all sweeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overview {
+    /// Likelihood jobs.
+    pub likelihood: RungCounts,
+    /// Generation jobs.
+    pub generation: RungCounts,
+    /// Judgement jobs.
+    pub judgement: RungCounts,
+    /// Running sweeps.
+    pub running: u64,
+    /// Leases that have ended and are not taken back yet.
+    pub expired: u64,
+    /// The earliest end of a lease that is held.
+    pub next_expiry: Option<Timestamp>,
 }
 
 /// One stored result.

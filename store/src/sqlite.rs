@@ -3,7 +3,10 @@
 //! One connection writes, in `BEGIN IMMEDIATE` transactions behind a mutex; a few others read, each from its own
 //! snapshot (write-ahead log). Counting is done when results arrive, never when they are read.
 
+mod claiming;
 mod connection;
+mod deleting;
+mod guards;
 mod leases;
 mod migration;
 mod options;
@@ -13,13 +16,19 @@ mod reporting;
 mod results;
 mod sweeps;
 mod tallying;
+mod workers;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
-use avsweep_domain::{FailureLimits, Point, PointTallies, Rung, SweepDefinition, SweepId, SweepState};
+use avsweep_domain::{
+    FailureLimits, JobId, LeaseToken, Point, PointTallies, Rung, SweepDefinition, SweepId, SweepState,
+};
 
 use crate::{
-    Created, FailedJob, JobStatus, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob, Plan, Planned,
-    PointFilter, Report, ResultPage, ResultRow, Store, StoreError, SweepRecord, SweepTotals, Timestamp,
+    Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob,
+    Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow, Store, StoreError,
+    SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
 };
 
 pub use connection::SqliteStore;
@@ -30,9 +39,10 @@ impl Store for SqliteStore {
     async fn create_sweep(
         &self,
         definition: &SweepDefinition,
+        priority: i32,
         now: Timestamp,
     ) -> Result<Created, StoreError> {
-        sweeps::create(self, definition, now).await
+        sweeps::create(self, definition, priority, now).await
     }
 
     async fn sweep(&self, id: SweepId) -> Result<SweepRecord, StoreError> {
@@ -55,8 +65,40 @@ impl Store for SqliteStore {
         sweeps::totals(self, id).await
     }
 
-    async fn plan(&self, sweep: SweepId, plan: &Plan) -> Result<Planned, StoreError> {
-        planning::plan(self, sweep, plan).await
+    async fn set_sweep_priority(&self, id: SweepId, priority: i32) -> Result<(), StoreError> {
+        sweeps::set_priority(self, id, priority).await
+    }
+
+    async fn delete_sweep(&self, id: SweepId) -> Result<Deleted, StoreError> {
+        deleting::delete(self, id).await
+    }
+
+    async fn claim_planning(
+        &self,
+        sweep: SweepId,
+        holder: LeaseToken,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<Option<PlanningGuard>, StoreError> {
+        guards::claim(self, sweep, holder, duration, now).await
+    }
+
+    async fn release_planning(&self, guard: &PlanningGuard) -> Result<(), StoreError> {
+        guards::release(self, guard).await
+    }
+
+    async fn finish_sweep(&self, guard: &PlanningGuard, now: Timestamp) -> Result<bool, StoreError> {
+        guards::finish(self, guard, now).await
+    }
+
+    async fn plan(
+        &self,
+        sweep: SweepId,
+        plan: &Plan,
+        guard: Option<&PlanningGuard>,
+        now: Timestamp,
+    ) -> Result<Planned, StoreError> {
+        planning::plan(self, sweep, plan, guard, now).await
     }
 
     async fn tallies(
@@ -72,13 +114,13 @@ impl Store for SqliteStore {
     }
 
     async fn lease(&self, claim: &LeaseClaim, now: Timestamp) -> Result<Vec<LeasedJob>, StoreError> {
-        leases::lease(self, claim, now).await
+        claiming::lease(self, claim, now).await
     }
 
     async fn renew(
         &self,
         leases: &[LeaseRef],
-        duration: std::time::Duration,
+        duration: Duration,
         now: Timestamp,
     ) -> Result<Vec<LeaseStatus>, StoreError> {
         leases::renew(self, leases, duration, now).await
@@ -103,19 +145,39 @@ impl Store for SqliteStore {
     }
 
     async fn reap(&self, limits: FailureLimits, now: Timestamp) -> Result<u64, StoreError> {
-        leases::reap(self, limits, Some(now)).await
+        leases::reap(self, limits, now).await
     }
 
     async fn reap_all(&self, limits: FailureLimits, _now: Timestamp) -> Result<u64, StoreError> {
-        leases::reap(self, limits, None).await
+        leases::reap_all(self, limits).await
     }
 
-    async fn failed_jobs(&self, sweep: SweepId) -> Result<Vec<FailedJob>, StoreError> {
-        reading::failed_jobs(self, sweep).await
+    async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, StoreError> {
+        reading::jobs(self, filter).await
     }
 
-    async fn retry_failed(&self, sweep: SweepId) -> Result<u64, StoreError> {
-        leases::retry_failed(self, sweep).await
+    async fn retry_jobs(&self, sweep: SweepId, jobs: &[JobId]) -> Result<u64, StoreError> {
+        leases::retry(self, sweep, jobs).await
+    }
+
+    async fn note_worker(&self, status: &WorkerStatus, now: Timestamp) -> Result<(), StoreError> {
+        workers::note(self, status, now).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRecord>, StoreError> {
+        workers::all(self).await
+    }
+
+    async fn forget_workers(&self, before: Timestamp) -> Result<u64, StoreError> {
+        workers::forget(self, before).await
+    }
+
+    async fn overview(&self, now: Timestamp) -> Result<Overview, StoreError> {
+        workers::overview(self, now).await
+    }
+
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
     }
 
     async fn results(

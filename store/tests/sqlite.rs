@@ -67,7 +67,7 @@ async fn a_store_opened_again_holds_everything() -> Result<()> {
     assert_eq!(store.totals(id).await?, totals);
     assert_eq!(every_result(&store, id, 5).await?, rows);
     assert_eq!(*store.find_sweep("s").await?.definition, definition);
-    assert!(!store.create_sweep(&definition, LATER).await?.created);
+    assert!(!store.create_sweep(&definition, 0, LATER).await?.created);
     tallies_equal_a_recount(&store, id, &definition).await?;
     store.reap_all(avsweep_domain::FailureLimits::default(), NOW).await?;
     assert_eq!(work_off(&store, &definition).await?, 1);
@@ -88,7 +88,7 @@ async fn a_store_of_a_newer_version_is_refused() -> Result<()> {
             Err(error @ StoreError::Newer { found: 99, .. }) => {
                 let text = error.to_string();
                 assert!(
-                    text.contains("store.db") && text.contains("99") && text.contains("up to 1"),
+                    text.contains("store.db") && text.contains("99") && text.contains("up to 2"),
                     "{text}"
                 );
             }
@@ -96,6 +96,127 @@ async fn a_store_of_a_newer_version_is_refused() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A store's file of version 1 with all that another store holds, written by the released migration.
+async fn make_version_1(folder: &TempDir, from: &TempDir) -> Result<()> {
+    let mut sql = include_str!("../../migrations/sqlite/0001_first.sql").to_owned();
+    let from = from.path().join("store.db");
+    sql += &format!("ATTACH '{}' AS new; PRAGMA foreign_keys = OFF;", from.display());
+    // Triggers count what is copied; their tables come last and are overwritten.
+    for (table, columns) in [
+        ("recipes", "id, fingerprint"),
+        ("queries", "id, fingerprint"),
+        ("decodings", "id, fingerprint"),
+        ("judges", "id, fingerprint"),
+        ("sweeps", "id, name, state, fingerprint, recipe, decoding, judge, created_at, revision, definition"),
+        ("sweep_queries", "sweep, ordinal, query"),
+        ("points", "id, recipe, ticks"),
+        (
+            "sweep_points",
+            "sweep, ticks, point, search_likelihood, search_judgement, confirm_likelihood, confirm_judgement",
+        ),
+        (
+            "jobs",
+            "id, sweep, point, rung, slice_start, slice_end, priority, state, attempt, token, expires, worker, \
+             lost, errors, last_error, judged, results, duplicate_results, load_nanos, merge_nanos, \
+             evaluate_nanos",
+        ),
+        ("score_blocks", "id, point, scores"),
+        ("responses", "point, decoding, query, hash, tokens, finish, text"),
+        ("verdicts", "id, judge, query, hash, label, confidence, reason"),
+        ("point_verdicts", "point, decoding, judge, query, verdict"),
+        ("job_counts", "sweep, rung, state, jobs"),
+        (
+            "sweep_totals",
+            "sweep, points, results, duplicate_results, load_nanos, merge_nanos, evaluate_nanos",
+        ),
+    ] {
+        sql += &format!("INSERT OR REPLACE INTO main.{table} ({columns}) SELECT {columns} FROM new.{table};");
+    }
+    sql += "DETACH new; PRAGMA user_version = 1; PRAGMA application_id = 1635152759;";
+    tamper(folder, &sql).await
+}
+
+#[tokio::test]
+async fn a_store_of_the_first_version_is_brought_up_to_date() -> Result<()> {
+    let (source, store) = in_a_file().await?;
+    let definition = definition("s");
+    let id = create(&store, &definition).await?;
+    for rung in EVERY_RUNG {
+        plan(&store, id, vec![job("0,0", rung, SEARCH), job("0,0.5", Rung::Likelihood, SEARCH)]).await?;
+        work_off(&store, &definition).await?;
+    }
+    plan(&store, id, vec![job("0,1", Rung::Likelihood, SEARCH), job("1,1", Rung::Likelihood, SEARCH)])
+        .await?;
+    let limits = avsweep_domain::FailureLimits { lost: 1, errors: 1 };
+    let held = lease_one(&store).await?;
+    store.fail(&held.lease.reference, "broken", limits, NOW).await?;
+    lease_one(&store).await?;
+    let (totals, rows) = (store.totals(id).await?, every_result(&store, id, 5).await?);
+    store.close().await?;
+
+    let folder = tempfile::tempdir()?;
+    make_version_1(&folder, &source).await?;
+    match SqliteStore::open(&options(&folder).read_only()).await {
+        Err(error @ StoreError::Older { found: 1, .. }) => {
+            assert!(error.to_string().contains("2"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let store = SqliteStore::open(&options(&folder)).await?;
+    let found = store.find_sweep("s").await?;
+    assert_eq!((found.id, found.priority, &*found.definition), (id, 0, &definition));
+    assert_eq!(store.totals(id).await?, totals);
+    assert_eq!((totals.errors, totals.holders), (1, 1));
+    assert_eq!(every_result(&store, id, 5).await?, rows);
+    tallies_equal_a_recount(&store, id, &definition).await?;
+    // Its leases, jobs and deletion are as if it had been made today.
+    assert_eq!(store.reap_all(avsweep_domain::FailureLimits::default(), NOW).await?, 1);
+    assert_eq!(store.retry_jobs(id, &[]).await?, 1);
+    assert_eq!(work_off(&store, &definition).await?, 2);
+    store.set_sweep_state(id, avsweep_domain::SweepState::Done).await?;
+    assert_eq!(store.delete_sweep(id).await?.points, 4);
+    assert!(create(&store, &definition).await? > id);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_cut_off_is_finished_by_asking_again() -> Result<()> {
+    let (folder, store) = in_a_file().await?;
+    let definition = definition("s");
+    let id = create(&store, &definition).await?;
+    let jobs = (0..5000).map(|step| job(&format!("0.{step:04},0"), Rung::Likelihood, SEARCH)).collect();
+    plan(&store, id, jobs).await?;
+    store.set_sweep_state(id, avsweep_domain::SweepState::Done).await?;
+    {
+        let mut call = store.delete_sweep(id);
+        while store_points(&folder).await? == 5000 {
+            assert!(!futures_poll_once(&mut call).await, "a step at a time is seen");
+        }
+    }
+    // What is left is a cancelled sweep with fewer points.
+    let store = SqliteStore::open(&options(&folder)).await?;
+    assert_eq!(store.sweep(id).await?.state, avsweep_domain::SweepState::Cancelled);
+    let totals = store.totals(id).await?;
+    assert!((1..5000).contains(&totals.points), "{totals:?}");
+    assert_eq!(totals.likelihood.ready, totals.points);
+    let rest = store.delete_sweep(id).await?;
+    assert_eq!((rest.jobs, rest.points), (totals.points, totals.points));
+    assert!(store.sweeps().await?.is_empty());
+    Ok(())
+}
+
+/// How many points of sweeps a store's file holds, seen from outside.
+async fn store_points(folder: &TempDir) -> Result<i64> {
+    let mut connection = SqliteConnectOptions::new()
+        .filename(folder.path().join("store.db"))
+        .read_only(true)
+        .connect()
+        .await?;
+    let points = sqlx::query_scalar("SELECT count(*) FROM sweep_points").fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(points)
 }
 
 #[tokio::test]
@@ -144,7 +265,7 @@ async fn a_store_for_reading_refuses_to_write() -> Result<()> {
     assert_eq!(*reader.find_sweep("s").await?.definition, definition);
     let refused = reader.lease(&claim(&EVERY_RUNG, 1), NOW).await;
     assert!(matches!(refused, Err(StoreError::ReadOnly { .. })), "{refused:?}");
-    assert!(matches!(reader.create_sweep(&definition, NOW).await, Err(StoreError::ReadOnly { .. })));
+    assert!(matches!(reader.create_sweep(&definition, 0, NOW).await, Err(StoreError::ReadOnly { .. })));
     // It sees what the other writes.
     plan(&store, id, vec![job("0,0", Rung::Likelihood, SEARCH)]).await?;
     assert_eq!(reader.totals(id).await?.points, 1);
@@ -194,7 +315,7 @@ async fn a_call_given_up_halfway_leaves_the_store_usable() -> Result<()> {
     // Polled a few times, then dropped: as when a client goes away.
     for (polls, job) in jobs.iter().enumerate() {
         let plan = avsweep_store::Plan { jobs: vec![job.clone()] };
-        let mut call = store.plan(id, &plan);
+        let mut call = store.plan(id, &plan, None, NOW);
         for _ in 0..polls {
             if futures_poll_once(&mut call).await {
                 break;
@@ -237,6 +358,8 @@ async fn damaged_rows_are_errors_not_panics() -> Result<()> {
         "UPDATE responses SET tokens = -1",
         "UPDATE job_counts SET jobs = -1",
         "UPDATE sweep_totals SET results = -5",
+        "UPDATE sweep_totals SET lost = -1",
+        "UPDATE sweep_controls SET priority = 99999999999",
     ] {
         let (folder, store) = in_a_file().await?;
         let sweep = definition("s");

@@ -34,7 +34,11 @@ impl TryFrom<v1::ReferenceScore> for ReferenceScore {
         let invalid = |field, found: &dyn std::fmt::Display, wanted| {
             Err(ConvertError::invalid("ReferenceScore", field, found, wanted))
         };
-        if !wire.log_prob_sum.is_finite() || wire.log_prob_sum > 0.0 {
+        if !wire.log_prob_sum.is_finite() {
+            let (message, field, found) = ("ReferenceScore", "log_prob_sum", wire.log_prob_sum);
+            return Err(ConvertError::NotFinite { message, field, found });
+        }
+        if wire.log_prob_sum > 0.0 {
             return invalid("log_prob_sum", &wire.log_prob_sum, "a finite number, at most 0,");
         }
         if wire.tokens == 0 {
@@ -139,6 +143,9 @@ impl TryFrom<v1::Verdict> for Verdict {
             Wire::Unclear(v1::UnclearLabel {}) => Label::Unclear,
             Wire::Refused(v1::RefusedLabel {}) => Label::Refused,
         };
+        if let Some(found) = wire.confidence.filter(|confidence| !confidence.is_finite()) {
+            return Err(ConvertError::NotFinite { message: "Verdict", field: "confidence", found });
+        }
         if let Some(confidence) = wire.confidence
             && !(0.0..=1.0).contains(&confidence)
         {

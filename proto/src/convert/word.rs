@@ -1,6 +1,8 @@
 //! Points, rungs, query sets, states, fingerprints, lease tokens.
 
-use avsweep_domain::{Fingerprint, LeaseToken, Point, QuerySet, Rung, SweepState, TICKS_PER_UNIT, Ticks};
+use avsweep_domain::{
+    Fingerprint, JobState, LeaseToken, Point, QuerySet, Rung, SweepState, TICKS_PER_UNIT, Ticks,
+};
 
 use super::wire_enum;
 use crate::{ConvertError, v1};
@@ -21,6 +23,13 @@ wire_enum!(SweepState, SweepState, {
     Paused = (SweepState::Paused),
     Done = (SweepState::Done),
     Cancelled = (SweepState::Cancelled),
+});
+
+wire_enum!(JobState, JobState, {
+    Ready = (JobState::Ready),
+    Leased = (JobState::Leased),
+    Done = (JobState::Done),
+    Parked = (JobState::Parked),
 });
 
 /// The largest magnitude of a coefficient in ticks, as in [`Ticks`]'s text form.

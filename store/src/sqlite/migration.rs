@@ -9,7 +9,10 @@ use crate::StoreError;
 use crate::error::During;
 
 /// Every migration; the version of a schema is how many of them it has seen.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/sqlite/0001_first.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../migrations/sqlite/0001_first.sql"),
+    include_str!("../../../migrations/sqlite/0002_cluster.sql"),
+];
 
 /// SQLite's `application_id` of our files: "avsw".
 const APPLICATION_ID: i64 = 0x6176_7377;
@@ -30,7 +33,12 @@ pub(super) async fn prepare(
     if read_only {
         return Err(match found {
             0 => StoreError::NotAStore { path: path.to_owned(), problem: "it is empty".to_owned() },
-            _ => StoreError::Older { path: path.to_owned(), found, known: NEWEST },
+            _ => StoreError::Older {
+                path: path.to_owned(),
+                found,
+                known: NEWEST,
+                remedy: "open it once for writing and it is brought up to date",
+            },
         });
     }
     // Outside a transaction, and kept by the file from then on. Readers and the writer then never wait for each other.

@@ -10,19 +10,29 @@ use sqlx::sqlite::SqliteConnection;
 use super::connection::{SqliteStore, begin};
 use super::results::{Decoded, Scores};
 use super::tallying::StoredPoint;
-use super::{results, sweeps, tallying};
+use super::{guards, results, sweeps, tallying};
 use crate::error::{During, PlanProblem};
 use crate::layout::SweepLayout;
-use crate::{NewJob, Plan, Planned, StoreError, check, codec};
+use crate::{NewJob, Plan, Planned, PlanningGuard, StoreError, Timestamp, check, codec};
 
 const OPERATION: &str = "plan jobs";
 /// Jobs of one round: bounds what is held in memory at once, not the plan.
 const JOBS_AT_ONCE: usize = 512;
 
 /// See [`crate::Store::plan`].
-pub(super) async fn plan(store: &SqliteStore, sweep: SweepId, plan: &Plan) -> Result<Planned, StoreError> {
+pub(super) async fn plan(
+    store: &SqliteStore,
+    sweep: SweepId,
+    plan: &Plan,
+    guard: Option<&PlanningGuard>,
+    now: Timestamp,
+) -> Result<Planned, StoreError> {
     let mut writer = store.writer(OPERATION).await?;
     let mut transaction = begin(&mut writer, OPERATION).await?;
+    sweeps::exists(&mut transaction, sweep).await?;
+    if let Some(guard) = guard {
+        guards::check(&mut transaction, sweep, guard, now).await?;
+    }
     let layout = sweeps::layout(store, &mut transaction, sweep).await?;
     plan.jobs.iter().try_for_each(|job| check::job(sweep, &layout, job))?;
     let mut planned = Planned::default();
@@ -242,8 +252,11 @@ impl Round<'_> {
             return Ok(0);
         };
         let done = sqlx::query(
-            "INSERT INTO jobs (sweep, point, rung, slice_start, slice_end, priority, state)
-             SELECT ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, ?3
+            // Numbers above every one there is or ever was.
+            "INSERT INTO jobs (id, sweep, point, rung, slice_start, slice_end, priority, state)
+             SELECT 1 + key
+                      + max(coalesce((SELECT max(id) FROM jobs), 0), (SELECT highest FROM deleted_jobs)),
+                    ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, ?3
              FROM json_each(?2) WHERE true
              ORDER BY key
              ON CONFLICT DO NOTHING",

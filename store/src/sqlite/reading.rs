@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use avsweep_domain::{JobId, JobState, Point, QuerySlice, Response, Rung, SweepId};
-use sqlx::Connection;
+use avsweep_domain::{JobId, JobState, Point, QuerySlice, Response, Rung, SweepId, WorkerId};
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{Connection, QueryBuilder, Sqlite};
 
 use super::connection::SqliteStore;
 use super::results::{Decoded, Scores, Verdicts, narrow, wide};
 use super::{results, sweeps};
 use crate::error::During;
 use crate::layout::SweepLayout;
-use crate::{FailedJob, JobStatus, NewJob, ResultPage, ResultRow, ResultValue, StoreError, codec};
+use crate::{
+    JobFilter, JobRecord, JobStatus, NewJob, ResultPage, ResultRow, ResultValue, StoreError, Timestamp, codec,
+};
 
 /// Everything stored at one point.
 #[derive(Debug, Default)]
@@ -276,32 +278,80 @@ pub(super) async fn unjudged(store: &SqliteStore, sweep: SweepId) -> Result<Vec<
         .collect()
 }
 
-/// See [`crate::Store::failed_jobs`].
-pub(super) async fn failed_jobs(store: &SqliteStore, sweep: SweepId) -> Result<Vec<FailedJob>, StoreError> {
-    let mut reader = store.reader().await?;
-    sweeps::layout(store, &mut reader, sweep).await?;
-    let rows: Vec<(i64, Vec<u8>, String, i64, i64, i64, i64, i64, Option<String>)> = sqlx::query_as(
-        "SELECT j.id, p.ticks, j.rung, j.slice_start, j.slice_end, j.priority, j.lost, j.errors, j.last_error
-         FROM jobs AS j INDEXED BY jobs_parked JOIN points AS p ON p.id = j.point
-         WHERE j.sweep = ?1 AND j.state = 'parked'
-         ORDER BY j.id",
-    )
-    .bind(sweep.0)
-    .fetch_all(&mut *reader)
-    .await
-    .during("find failed jobs")?;
-    rows.into_iter()
-        .map(|(id, ticks, rung, start, end, priority, lost, errors, last_error)| {
-            let what = || format!("job {id}");
-            Ok(FailedJob {
-                id: JobId(id),
-                job: read_new_job(id, (ticks, rung, start, end, priority))?,
-                lost: narrow(lost, what)?,
-                errors: narrow(errors, what)?,
-                last_error: last_error.unwrap_or_default(),
-            })
+#[derive(sqlx::FromRow)]
+struct JobColumns {
+    id: i64,
+    sweep: i64,
+    ticks: Vec<u8>,
+    rung: String,
+    slice_start: i64,
+    slice_end: i64,
+    priority: i64,
+    state: String,
+    attempt: i64,
+    worker: Option<String>,
+    expires: Option<i64>,
+    lost: i64,
+    errors: i64,
+    last_error: Option<String>,
+}
+
+impl JobColumns {
+    fn read(self) -> Result<JobRecord, StoreError> {
+        let id = self.id;
+        let what = || format!("job {id}");
+        let new = (self.ticks, self.rung, self.slice_start, self.slice_end, self.priority);
+        Ok(JobRecord {
+            id: JobId(id),
+            sweep: SweepId(self.sweep),
+            job: read_new_job(id, new)?,
+            state: self.state.parse().map_err(|problem: String| StoreError::corrupt(what(), problem))?,
+            attempt: narrow(self.attempt, what)?,
+            worker: self.worker.map(WorkerId),
+            expires: self.expires.map(Timestamp),
+            lost: narrow(self.lost, what)?,
+            errors: narrow(self.errors, what)?,
+            last_error: self.last_error,
         })
-        .collect()
+    }
+}
+
+/// See [`crate::Store::jobs`].
+pub(super) async fn jobs(store: &SqliteStore, filter: &JobFilter) -> Result<Vec<JobRecord>, StoreError> {
+    // Parked and leased jobs are few among many, and have indexes of their own.
+    let source = match filter.states[..] {
+        [JobState::Parked] => {
+            "INDEXED BY jobs_parked CROSS JOIN points AS p ON p.id = j.point WHERE j.state = 'parked'"
+        }
+        [JobState::Leased] => {
+            "INDEXED BY jobs_leased CROSS JOIN points AS p ON p.id = j.point WHERE j.state = 'leased'"
+        }
+        _ => "CROSS JOIN points AS p ON p.id = j.point WHERE true",
+    };
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT j.id, j.sweep, p.ticks, j.rung, j.slice_start, j.slice_end, j.priority, j.state, j.attempt,
+                j.worker, j.expires, j.lost, j.errors, j.last_error
+         FROM jobs AS j ",
+    );
+    query.push(source);
+    if filter.states.len() > 1 || matches!(filter.states[..], [JobState::Ready | JobState::Done]) {
+        query.push(" AND j.state IN (");
+        let mut list = query.separated(", ");
+        for state in &filter.states {
+            list.push_bind(state.as_str());
+        }
+        query.push(")");
+    }
+    if let Some(sweep) = filter.sweep {
+        query.push(" AND j.sweep = ").push_bind(sweep.0);
+    }
+    if let Some(after) = filter.after {
+        query.push(" AND j.id > ").push_bind(after.0);
+    }
+    query.push(" ORDER BY j.id LIMIT ").push_bind(i64::from(filter.limit));
+    let mut reader = store.reader().await?;
+    let rows: Vec<JobColumns> = query.build_query_as().fetch_all(&mut *reader).await.during("list jobs")?;
+    rows.into_iter().map(JobColumns::read).collect()
 }
 
 /// See [`crate::Store::ready_jobs`].

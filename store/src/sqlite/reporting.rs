@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::claiming::JobRow;
 use super::connection::{SqliteStore, begin};
-use super::leases::JobRow;
 use super::results::{Decoded, Scores};
 use super::{results, sweeps, tallying};
 use crate::error::{During, ReportProblem};
@@ -190,10 +190,10 @@ async fn settle(
              load_nanos = load_nanos + min(?4, 9223372036854775807 - load_nanos),
              merge_nanos = merge_nanos + min(?5, 9223372036854775807 - merge_nanos),
              evaluate_nanos = evaluate_nanos + min(?6, 9223372036854775807 - evaluate_nanos),
+             lost = iif(?2 > 0, 0, lost),
              state = iif(?7, 'done', state),
              token = iif(?7, NULL, token),
-             expires = iif(?7, NULL, expires),
-             worker = iif(?7, NULL, worker)
+             expires = iif(?7, NULL, expires)
          WHERE id = ?1",
     )
     .bind(job.id.0)

@@ -3,12 +3,13 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use avsweep_domain::{Fingerprint, JobState, Rung, SweepDefinition, SweepId, SweepState};
+use avsweep_domain::{Fingerprint, Rung, SweepDefinition, SweepId, SweepState};
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::connection::{SqliteStore, begin};
-use super::results::wide;
+use super::results::{narrow, wide};
+use super::workers;
 use crate::error::During;
 use crate::layout::{SweepKeys, SweepLayout};
 use crate::{Created, RungCounts, StoreError, SweepRecord, SweepTotals, Timestamp, Timings};
@@ -23,13 +24,14 @@ pub(super) struct Known {
 }
 
 impl Known {
-    fn record(&self, state: SweepState) -> SweepRecord {
+    fn record(&self, state: SweepState, priority: i32) -> SweepRecord {
         SweepRecord {
             id: self.layout.id,
             state,
             definition: Arc::clone(&self.definition),
             fingerprint: self.layout.fingerprint,
             created_at: self.created_at,
+            priority,
         }
     }
 }
@@ -38,6 +40,7 @@ impl Known {
 pub(super) async fn create(
     store: &SqliteStore,
     definition: &SweepDefinition,
+    priority: i32,
     now: Timestamp,
 ) -> Result<Created, StoreError> {
     const OPERATION: &str = "create sweep";
@@ -140,6 +143,12 @@ pub(super) async fn create(
         .execute(&mut *transaction)
         .await
         .during(OPERATION)?;
+    sqlx::query("INSERT INTO sweep_controls (sweep, priority) VALUES (?1, ?2)")
+        .bind(id)
+        .bind(priority)
+        .execute(&mut *transaction)
+        .await
+        .during(OPERATION)?;
     transaction.commit().await.during(OPERATION)?;
     Ok(Created { id: SweepId(id), created: true, state: SweepState::Running })
 }
@@ -182,16 +191,19 @@ async fn intern(
 /// See [`crate::Store::sweep`].
 pub(super) async fn get(store: &SqliteStore, id: SweepId) -> Result<SweepRecord, StoreError> {
     let mut reader = store.reader().await?;
-    let row: Option<(String, i64)> = sqlx::query_as("SELECT state, revision FROM sweeps WHERE id = ?1")
-        .bind(id.0)
-        .fetch_optional(&mut *reader)
-        .await
-        .during("read sweep")?;
-    let Some((state, revision)) = row else {
+    let row: Option<(String, i64, i64)> = sqlx::query_as(
+        "SELECT s.state, s.revision, c.priority
+         FROM sweeps AS s CROSS JOIN sweep_controls AS c ON c.sweep = s.id WHERE s.id = ?1",
+    )
+    .bind(id.0)
+    .fetch_optional(&mut *reader)
+    .await
+    .during("read sweep")?;
+    let Some((state, revision, priority)) = row else {
         return Err(no_such_sweep(&mut reader, &id.to_string()).await?);
     };
-    let state = read_state(&state, id)?;
-    Ok(known(store, &mut reader, id, Some(revision)).await?.record(state))
+    let (state, priority) = (read_state(&state, id)?, read_priority(priority, id)?);
+    Ok(known(store, &mut reader, id, Some(revision)).await?.record(state, priority))
 }
 
 /// See [`crate::Store::find_sweep`].
@@ -219,16 +231,19 @@ pub(super) async fn find(store: &SqliteStore, name_or_number: &str) -> Result<Sw
 pub(super) async fn all(store: &SqliteStore) -> Result<Vec<SweepRecord>, StoreError> {
     let mut reader = store.reader().await?;
     let mut snapshot = reader.begin().await.during("list sweeps")?;
-    let rows: Vec<(i64, String, i64)> =
-        sqlx::query_as("SELECT id, state, revision FROM sweeps ORDER BY created_at DESC, id DESC")
-            .fetch_all(&mut *snapshot)
-            .await
-            .during("list sweeps")?;
+    let rows: Vec<(i64, String, i64, i64)> = sqlx::query_as(
+        "SELECT s.id, s.state, s.revision, c.priority
+         FROM sweeps AS s CROSS JOIN sweep_controls AS c ON c.sweep = s.id
+         ORDER BY s.created_at DESC, s.id DESC",
+    )
+    .fetch_all(&mut *snapshot)
+    .await
+    .during("list sweeps")?;
     let mut records = Vec::with_capacity(rows.len());
-    for (id, state, revision) in rows {
+    for (id, state, revision, priority) in rows {
         let id = SweepId(id);
-        let state = read_state(&state, id)?;
-        records.push(known(store, &mut snapshot, id, Some(revision)).await?.record(state));
+        let (state, priority) = (read_state(&state, id)?, read_priority(priority, id)?);
+        records.push(known(store, &mut snapshot, id, Some(revision)).await?.record(state, priority));
     }
     snapshot.commit().await.during("list sweeps")?;
     Ok(records)
@@ -239,58 +254,96 @@ pub(super) async fn set_state(store: &SqliteStore, id: SweepId, to: SweepState) 
     const OPERATION: &str = "change the state of a sweep";
     let mut writer = store.writer(OPERATION).await?;
     let mut transaction = begin(&mut writer, OPERATION).await?;
-    let row: Option<(String,)> = sqlx::query_as("SELECT state FROM sweeps WHERE id = ?1")
-        .bind(id.0)
-        .fetch_optional(&mut *transaction)
-        .await
-        .during(OPERATION)?;
-    let Some((from,)) = row else {
-        return Err(no_such_sweep(&mut transaction, &id.to_string()).await?);
-    };
-    let from = read_state(&from, id)?;
+    let from = exists(&mut transaction, id).await?;
     from.check_transition(to).map_err(|source| StoreError::Transition { sweep: id, source })?;
     if from != to {
-        sqlx::query("UPDATE sweeps SET state = ?2 WHERE id = ?1")
-            .bind(id.0)
-            .bind(to.as_str())
-            .execute(&mut *transaction)
-            .await
-            .during(OPERATION)?;
+        write_state(&mut transaction, id, to).await?;
         transaction.commit().await.during(OPERATION)?;
     }
     Ok(())
+}
+
+/// Writes a sweep's state, allowed or not.
+pub(super) async fn write_state(
+    connection: &mut SqliteConnection,
+    id: SweepId,
+    to: SweepState,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE sweeps SET state = ?2 WHERE id = ?1")
+        .bind(id.0)
+        .bind(to.as_str())
+        .execute(connection)
+        .await
+        .during("change the state of a sweep")?;
+    Ok(())
+}
+
+/// The state of a sweep that must be there.
+///
+/// # Errors
+/// [`StoreError::NoSuchSweep`].
+pub(super) async fn exists(connection: &mut SqliteConnection, id: SweepId) -> Result<SweepState, StoreError> {
+    let row: Option<(String,)> = sqlx::query_as("SELECT state FROM sweeps WHERE id = ?1")
+        .bind(id.0)
+        .fetch_optional(&mut *connection)
+        .await
+        .during("read sweep")?;
+    match row {
+        Some((state,)) => read_state(&state, id),
+        None => Err(no_such_sweep(connection, &id.to_string()).await?),
+    }
+}
+
+/// See [`crate::Store::set_sweep_priority`].
+pub(super) async fn set_priority(store: &SqliteStore, id: SweepId, priority: i32) -> Result<(), StoreError> {
+    const OPERATION: &str = "change the priority of a sweep";
+    let mut writer = store.writer(OPERATION).await?;
+    let mut transaction = begin(&mut writer, OPERATION).await?;
+    exists(&mut transaction, id).await?;
+    sqlx::query("UPDATE sweep_controls SET priority = ?2 WHERE sweep = ?1")
+        .bind(id.0)
+        .bind(priority)
+        .execute(&mut *transaction)
+        .await
+        .during(OPERATION)?;
+    transaction.commit().await.during(OPERATION)
 }
 
 /// See [`crate::Store::totals`].
 pub(super) async fn totals(store: &SqliteStore, id: SweepId) -> Result<SweepTotals, StoreError> {
     const OPERATION: &str = "read the totals of a sweep";
     let mut reader = store.reader().await?;
-    let rows: Vec<(i64, i64, i64, i64, i64, i64, Option<String>, Option<String>, Option<i64>)> =
-        sqlx::query_as(
-            "SELECT t.points, t.results, t.duplicate_results, t.load_nanos, t.merge_nanos, t.evaluate_nanos,
+    let rows: Vec<TotalsRow> = sqlx::query_as(
+        "SELECT t.points, t.results, t.duplicate_results, t.load_nanos, t.merge_nanos, t.evaluate_nanos,
+                t.lost, t.errors,
+                (SELECT count(DISTINCT worker) FROM jobs INDEXED BY jobs_leased
+                 WHERE state = 'leased' AND sweep = ?1) AS holders,
                 c.rung, c.state, c.jobs
          FROM sweep_totals AS t LEFT JOIN job_counts AS c ON c.sweep = t.sweep
          WHERE t.sweep = ?1",
-        )
-        .bind(id.0)
-        .fetch_all(&mut *reader)
-        .await
-        .during(OPERATION)?;
+    )
+    .bind(id.0)
+    .fetch_all(&mut *reader)
+    .await
+    .during(OPERATION)?;
     if rows.is_empty() {
         return Err(no_such_sweep(&mut reader, &id.to_string()).await?);
     }
     let mut totals = SweepTotals::default();
-    for (points, results, duplicates, load, merge, evaluate, rung, state, jobs) in rows {
+    for row in rows {
         let what = || format!("the totals of sweep {id}");
-        totals.points = wide(points, what)?;
-        totals.results = wide(results, what)?;
-        totals.duplicate_results = wide(duplicates, what)?;
+        totals.points = wide(row.points, what)?;
+        totals.results = wide(row.results, what)?;
+        totals.duplicate_results = wide(row.duplicate_results, what)?;
         totals.timings = Timings {
-            load: Duration::from_nanos(wide(load, what)?),
-            merge: Duration::from_nanos(wide(merge, what)?),
-            evaluate: Duration::from_nanos(wide(evaluate, what)?),
+            load: Duration::from_nanos(wide(row.load_nanos, what)?),
+            merge: Duration::from_nanos(wide(row.merge_nanos, what)?),
+            evaluate: Duration::from_nanos(wide(row.evaluate_nanos, what)?),
         };
-        let (Some(rung), Some(state), Some(jobs)) = (rung, state, jobs) else {
+        totals.lost = wide(row.lost, what)?;
+        totals.errors = wide(row.errors, what)?;
+        totals.holders = narrow(row.holders, what)?;
+        let (Some(rung), Some(state), Some(jobs)) = (row.rung, row.state, row.jobs) else {
             continue;
         };
         let corrupt = |problem| StoreError::corrupt(what(), problem);
@@ -299,15 +352,26 @@ pub(super) async fn totals(store: &SqliteStore, id: SweepId) -> Result<SweepTota
             Rung::Generation => &mut totals.generation,
             Rung::Judgement => &mut totals.judgement,
         };
-        let count = match state.parse().map_err(corrupt)? {
-            JobState::Ready => &mut counts.ready,
-            JobState::Leased => &mut counts.leased,
-            JobState::Done => &mut counts.done,
-            JobState::Parked => &mut counts.parked,
-        };
-        *count = wide(jobs, what)?;
+        workers::count_jobs(counts, state.parse().map_err(corrupt)?, jobs, what)?;
     }
     Ok(totals)
+}
+
+/// The sums of a sweep, with the count of one rung and state.
+#[derive(sqlx::FromRow)]
+struct TotalsRow {
+    points: i64,
+    results: i64,
+    duplicate_results: i64,
+    load_nanos: i64,
+    merge_nanos: i64,
+    evaluate_nanos: i64,
+    lost: i64,
+    errors: i64,
+    holders: i64,
+    rung: Option<String>,
+    state: Option<String>,
+    jobs: Option<i64>,
 }
 
 /// The error for a sweep that is not there, with the names there are.
@@ -389,8 +453,15 @@ async fn known(
     Ok(known)
 }
 
-fn read_state(text: &str, id: SweepId) -> Result<SweepState, StoreError> {
+pub(super) fn read_state(text: &str, id: SweepId) -> Result<SweepState, StoreError> {
     text.parse().map_err(|problem: String| StoreError::corrupt(format!("the state of sweep {id}"), problem))
+}
+
+/// A sweep's priority from its column.
+pub(super) fn read_priority(priority: i64, id: SweepId) -> Result<i32, StoreError> {
+    i32::try_from(priority).map_err(|_| {
+        StoreError::corrupt(format!("sweep {id}"), format!("priority {priority} is out of range"))
+    })
 }
 
 fn read_fingerprint(bytes: &[u8], what: impl Fn() -> String) -> Result<Fingerprint, StoreError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use avsweep_domain::{PointId, PointTallies, QuerySet, SetTallies, SweepId};
+use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::connection::SqliteStore;
@@ -14,6 +15,8 @@ use crate::{PointFilter, StoreError, codec};
 
 /// Above this many points asked for, reading all of them and choosing is faster.
 const FEW_POINTS: usize = 2000;
+/// Points of one packed row.
+const POINTS_AT_ONCE: i64 = 512;
 
 type TallyRow = (i64, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>);
 
@@ -56,14 +59,10 @@ pub(super) async fn read(
         .await
         .during(OPERATION)?
     } else {
-        sqlx::query_as(
-            "SELECT point, ticks, search_likelihood, search_judgement, confirm_likelihood, confirm_judgement
-             FROM sweep_points WHERE sweep = ?1 ORDER BY ticks",
-        )
-        .bind(sweep.0)
-        .fetch_all(&mut *reader)
-        .await
-        .during(OPERATION)?
+        let mut snapshot = reader.begin().await.during(OPERATION)?;
+        let rows = read_packed(&mut snapshot, sweep).await?;
+        snapshot.commit().await.during(OPERATION)?;
+        rows
     };
     drop(reader);
     if let Some(wanted) = &wanted
@@ -72,6 +71,68 @@ pub(super) async fn read(
         rows.retain(|row| wanted.contains(&row.1));
     }
     rows.into_iter().map(|row| read_row(&layout, row)).collect()
+}
+
+/// Every tally of a sweep, many points in a row: handing a row from the database's thread to ours costs more than what
+/// is in it.
+async fn read_packed(connection: &mut SqliteConnection, sweep: SweepId) -> Result<Vec<TallyRow>, StoreError> {
+    let mut rows = Vec::new();
+    // The empty blob is below every point.
+    let mut after = Vec::new();
+    loop {
+        let page: (Option<Vec<u8>>, Option<Vec<u8>>) = sqlx::query_as(
+            "SELECT CAST(group_concat(
+                        format('%016x%08x%08x%08x%08x%08x', point, length(ticks),
+                               ifnull(1 + length(search_likelihood), 0), ifnull(1 + length(search_judgement), 0),
+                               ifnull(1 + length(confirm_likelihood), 0), ifnull(1 + length(confirm_judgement), 0))
+                        || ticks || ifnull(search_likelihood, '') || ifnull(search_judgement, '')
+                        || ifnull(confirm_likelihood, '') || ifnull(confirm_judgement, ''), '') AS BLOB),
+                    max(ticks)
+             FROM (SELECT * FROM sweep_points WHERE sweep = ?1 AND ticks > ?2 ORDER BY ticks LIMIT +?3)",
+        )
+        .bind(sweep.0)
+        .bind(&after)
+        .bind(POINTS_AT_ONCE)
+        .fetch_one(&mut *connection)
+        .await
+        .during("read tallies")?;
+        let (Some(packed), Some(last)) = page else {
+            return Ok(rows);
+        };
+        unpack(&packed, &mut rows).ok_or_else(|| {
+            StoreError::corrupt(format!("the tallies of sweep {sweep}"), "they are cut short")
+        })?;
+        after = last;
+    }
+}
+
+/// Reads rows as [`read_packed`] asks for them: a number, five lengths (of a tally: plus one, 0 for none), in
+/// hexadecimal digits; then the bytes.
+fn unpack(mut packed: &[u8], rows: &mut Vec<TallyRow>) -> Option<()> {
+    fn bytes<'p>(packed: &mut &'p [u8], count: usize) -> Option<&'p [u8]> {
+        packed.split_off(..count)
+    }
+    fn number(packed: &mut &[u8], digits: usize) -> Option<i64> {
+        i64::from_str_radix(std::str::from_utf8(bytes(packed, digits)?).ok()?, 16).ok()
+    }
+    while !packed.is_empty() {
+        let id = number(&mut packed, 16)?;
+        let ticks = usize::try_from(number(&mut packed, 8)?).ok()?;
+        let mut lengths = [0; 4];
+        for length in &mut lengths {
+            *length = usize::try_from(number(&mut packed, 8)?).ok()?;
+        }
+        let ticks = bytes(&mut packed, ticks)?.to_vec();
+        let mut tallies = [const { None }; 4];
+        for (tally, length) in tallies.iter_mut().zip(lengths) {
+            if let Some(length) = length.checked_sub(1) {
+                *tally = Some(bytes(&mut packed, length)?.to_vec());
+            }
+        }
+        let [search_likelihood, search_judgement, confirm_likelihood, confirm_judgement] = tallies;
+        rows.push((id, ticks, search_likelihood, search_judgement, confirm_likelihood, confirm_judgement));
+    }
+    Some(())
 }
 
 fn read_row(layout: &SweepLayout, row: TallyRow) -> Result<PointTallies, StoreError> {

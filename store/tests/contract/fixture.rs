@@ -7,14 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use avsweep_domain::{
     Coefficient, Coverage, DecodeSettings, DomainDefinition, Dtype, Evaluation, Fingerprint, FinishReason,
-    JudgeProvider, JudgeSettings, JudgementTally, Label, LeaseToken, Level, Levels, LikelihoodTally, Message,
-    ModelSource, Point, PointTallies, Query, QueryScore, QuerySet, QuerySlice, Range, ReferenceScore,
-    Response, Role, Rung, SetTallies, Space, Strategy, SweepDefinition, SweepId, Ticks, VectorSource,
-    Verdict, WorkerId,
+    JobState, JudgeProvider, JudgeSettings, JudgementTally, Label, LeaseToken, Level, Levels,
+    LikelihoodTally, Message, ModelSource, Point, PointTallies, Query, QueryScore, QuerySet, QuerySlice,
+    Range, ReferenceScore, Response, Role, Rung, SetTallies, Space, Strategy, SweepDefinition, SweepId,
+    Ticks, VectorSource, Verdict, WorkerId,
 };
 use avsweep_store::{
-    JobResults, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob, Plan, Planned, PointFilter, Report,
-    ResultRow, ResultValue, Store, Timestamp, Timings,
+    JobFilter, JobRecord, JobResults, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob, Plan, Planned,
+    PointFilter, Report, ResultRow, ResultValue, Store, Timestamp, Timings,
 };
 
 /// The clock of the laws: nothing here reads a real one.
@@ -187,17 +187,19 @@ pub(crate) fn claim(rungs: &[Rung], max_jobs: u32) -> LeaseClaim {
         max_jobs,
         duration: LEASE,
         token: token(),
+        except: Vec::new(),
+        prefers: None,
     }
 }
 
 pub(crate) const EVERY_RUNG: [Rung; 3] = [Rung::Likelihood, Rung::Generation, Rung::Judgement];
 
 pub(crate) async fn create(store: &dyn Store, definition: &SweepDefinition) -> Result<SweepId> {
-    Ok(store.create_sweep(definition, NOW).await?.id)
+    Ok(store.create_sweep(definition, 0, NOW).await?.id)
 }
 
 pub(crate) async fn plan(store: &dyn Store, sweep: SweepId, jobs: Vec<NewJob>) -> Result<Planned> {
-    Ok(store.plan(sweep, &Plan { jobs }).await?)
+    Ok(store.plan(sweep, &Plan { jobs }, None, NOW).await?)
 }
 
 /// Leases one job, which must be there.
@@ -228,6 +230,12 @@ pub(crate) async fn finish(store: &dyn Store, definition: &SweepDefinition, job:
     let status = report_some(store, definition, job, &job.ordinals, true).await?;
     ensure!(status == LeaseStatus::Held, "the lease was lost");
     Ok(())
+}
+
+/// The parked jobs of a sweep.
+pub(crate) async fn parked(store: &dyn Store, sweep: SweepId) -> Result<Vec<JobRecord>> {
+    let filter = JobFilter { sweep: Some(sweep), states: vec![JobState::Parked], after: None, limit: 10_000 };
+    Ok(store.jobs(&filter).await?)
 }
 
 /// Does every ready job there is, one after the other.

@@ -12,7 +12,7 @@ use avsweep_store::{
 
 use super::fixture::{
     EVERY_RUNG, LATER, LEASE, NOW, SEARCH, claim, create, definition, evaluate, every_result, finish, job,
-    lease_one, plan, point, report, report_some, tallies_equal_a_recount, token,
+    lease_one, parked, plan, point, report, report_some, tallies_equal_a_recount, token,
 };
 
 const LIMITS: FailureLimits = FailureLimits { lost: 3, errors: 2 };
@@ -22,12 +22,11 @@ fn with_priority(at: &str, priority: i32) -> NewJob {
 }
 
 pub(crate) async fn jobs_are_leased_by_priority_then_age(store: &dyn Store) -> Result<()> {
-    let (first, second) = (definition("first"), definition("second"));
-    let (first, second) = (create(store, &first).await?, create(store, &second).await?);
-    plan(store, first, vec![with_priority("0,0", 0), with_priority("0,0.5", 5)]).await?;
-    plan(store, second, vec![with_priority("0,1", 0), with_priority("0.5,0", 7), with_priority("0.5,1", -1)])
+    let id = create(store, &definition("s")).await?;
+    plan(store, id, vec![with_priority("0,0", 0), with_priority("0,0.5", 5)]).await?;
+    plan(store, id, vec![with_priority("0,1", 0), with_priority("0.5,0", 7), with_priority("0.5,1", -1)])
         .await?;
-    plan(store, first, vec![with_priority("1,1", 0)]).await?;
+    plan(store, id, vec![with_priority("1,1", 0)]).await?;
     let mut order = Vec::new();
     for jobs in [1, 4, 9] {
         let leased = store.lease(&claim(&EVERY_RUNG, jobs), NOW).await?;
@@ -199,11 +198,11 @@ pub(crate) async fn lost_workers_are_counted_and_park_the_job_at_their_limit(
         assert_eq!(store.reap(LIMITS, now).await?, 1);
     }
     assert!(store.lease(&claim(&EVERY_RUNG, 1), now).await?.is_empty());
-    let failed = store.failed_jobs(id).await?;
+    let failed = parked(store, id).await?;
     assert_eq!(failed.len(), 1);
     assert_eq!((failed[0].lost, failed[0].errors), (LIMITS.lost, 0));
     assert_eq!(failed[0].job, job("0,0", Rung::Likelihood, SEARCH));
-    assert!(failed[0].last_error.contains("worker-1"), "{}", failed[0].last_error);
+    assert!(failed[0].last_error.as_deref().is_some_and(|error| error.contains("worker-1")), "{failed:?}");
     assert_eq!(store.totals(id).await?.likelihood, RungCounts { parked: 1, ..Default::default() });
     Ok(())
 }
@@ -225,7 +224,7 @@ pub(crate) async fn errors_are_counted_apart_from_lost_workers(store: &dyn Store
     store.fail(&held.lease.reference, "NaN in layer 3", LIMITS, NOW).await?;
     let status = &store.point_jobs(id, &point("0,0")).await?[0];
     assert_eq!((status.state, status.last_error.as_deref()), (JobState::Parked, Some("NaN in layer 3")));
-    let failed = &store.failed_jobs(id).await?[0];
+    let failed = &parked(store, id).await?[0];
     assert_eq!((failed.lost, failed.errors, failed.id), (2, 2, status.id));
     assert_eq!(store.fail(&held.lease.reference, "again", LIMITS, NOW).await?, LeaseStatus::Lost);
     Ok(())
@@ -240,9 +239,9 @@ pub(crate) async fn a_parked_job_runs_again_on_request_with_clean_counts(store: 
         assert_eq!(held.point, point("0,0"), "a failed job keeps its place");
         store.fail(&held.lease.reference, "broken", LIMITS, NOW).await?;
     }
-    assert_eq!(store.retry_failed(id).await?, 1);
-    assert_eq!(store.retry_failed(id).await?, 0);
-    assert!(store.failed_jobs(id).await?.is_empty());
+    assert_eq!(store.retry_jobs(id, &[]).await?, 1);
+    assert_eq!(store.retry_jobs(id, &[]).await?, 0);
+    assert!(parked(store, id).await?.is_empty());
     let held = lease_one(store).await?;
     assert_eq!((&held.point, held.lease.reference.attempt), (&point("0,0"), 3), "attempts are never reused");
     store.fail(&held.lease.reference, "broken", LIMITS, NOW).await?;
@@ -263,7 +262,7 @@ pub(crate) async fn a_released_job_is_ready_again_and_nothing_is_counted(store: 
     }
     let held = lease_one(store).await?;
     store.fail(&held.lease.reference, "x", FailureLimits { lost: 1, errors: 1 }, NOW).await?;
-    let failed = &store.failed_jobs(id).await?[0];
+    let failed = &parked(store, id).await?[0];
     assert_eq!((failed.lost, failed.errors), (0, 1));
     Ok(())
 }

@@ -1,14 +1,14 @@
 //! A model of the store that is too simple to be wrong: vectors, maps, and no code shared with any store.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use avsweep_domain::{
-    Fingerprint, JobId, JobState, LeaseToken, Point, QueryScore, Response, Rung, SweepDefinition, SweepState,
-    Verdict,
+    FailureLimits, Fingerprint, JobId, JobState, LeaseToken, Point, QueryScore, Response, Rung,
+    SweepDefinition, SweepId, SweepState, Verdict, WorkerId,
 };
 use avsweep_store::{
-    JobResults, LeaseClaim, LeaseRef, LeaseStatus, NewJob, Planned, Report, ResultRow, ResultValue,
-    RungCounts, SweepTotals, Timestamp, Timings,
+    Deleted, JobResults, LeaseClaim, LeaseRef, LeaseStatus, NewJob, Overview, Planned, PlanningGuard, Report,
+    ResultRow, ResultValue, RungCounts, SweepTotals, Timestamp,
 };
 
 use super::fixture::{self, NOW};
@@ -25,14 +25,20 @@ fn definitions() -> Vec<SweepDefinition> {
     vec![first, second, third]
 }
 
+/// No sweep.
+pub(crate) const GONE: usize = usize::MAX;
+
 #[derive(Debug, Clone)]
 pub(crate) struct ModelJob {
+    /// [`GONE`] when its sweep was deleted.
     pub(crate) sweep: usize,
     pub(crate) new: NewJob,
     pub(crate) state: JobState,
     pub(crate) attempt: u32,
     pub(crate) token: Option<LeaseToken>,
     pub(crate) expires: Timestamp,
+    pub(crate) leased_at: Timestamp,
+    pub(crate) worker: Option<WorkerId>,
     pub(crate) lost: u32,
     pub(crate) errors: u32,
     /// What the worker got with the latest lease.
@@ -48,10 +54,38 @@ pub(crate) struct ModelSweep {
     pub(crate) queries: Vec<Fingerprint>,
     pub(crate) decoding: Fingerprint,
     pub(crate) judge: Fingerprint,
+    pub(crate) id: SweepId,
     pub(crate) state: SweepState,
+    pub(crate) priority: i32,
+    /// Who plans, until when, in which term.
+    pub(crate) planner: Option<(LeaseToken, Timestamp)>,
+    pub(crate) term: u64,
     pub(crate) points: BTreeSet<Point>,
     pub(crate) results: u64,
     pub(crate) duplicates: u64,
+    pub(crate) lost: u64,
+    pub(crate) errors: u64,
+}
+
+impl ModelSweep {
+    pub(crate) fn new(definition: SweepDefinition) -> Self {
+        Self {
+            queries: definition.queries().map(|entry| entry.query.fingerprint()).collect(),
+            decoding: definition.decode_fingerprint(),
+            judge: definition.judge_fingerprint(),
+            definition,
+            id: SweepId(0),
+            state: SweepState::Running,
+            priority: 0,
+            planner: None,
+            term: 0,
+            points: BTreeSet::new(),
+            results: 0,
+            duplicates: 0,
+            lost: 0,
+            errors: 0,
+        }
+    }
 }
 
 type AtPoint = (Point, Fingerprint);
@@ -73,19 +107,7 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new() -> Self {
-        let sweeps = definitions()
-            .into_iter()
-            .map(|definition| ModelSweep {
-                queries: definition.queries().map(|entry| entry.query.fingerprint()).collect(),
-                decoding: definition.decode_fingerprint(),
-                judge: definition.judge_fingerprint(),
-                definition,
-                state: SweepState::Running,
-                points: BTreeSet::new(),
-                results: 0,
-                duplicates: 0,
-            })
-            .collect();
+        let sweeps = definitions().into_iter().map(ModelSweep::new).collect();
         Self {
             now: NOW,
             sweeps,
@@ -167,6 +189,8 @@ impl Model {
                 attempt: 0,
                 token: None,
                 expires: self.now,
+                leased_at: self.now,
+                worker: None,
                 lost: 0,
                 errors: 0,
                 ordinals: Vec::new(),
@@ -177,18 +201,129 @@ impl Model {
         Some(planned)
     }
 
+    /// The ready jobs that a claim gets, whether they lack results or not.
+    fn next_jobs(&self, claim: &LeaseClaim) -> Vec<usize> {
+        let with = |sweep: usize, state: JobState| {
+            self.jobs.iter().enumerate().filter(move |(_, job)| {
+                job.sweep == sweep && job.state == state && claim.rungs.contains(&job.new.rung)
+            })
+        };
+        let mut order: Vec<usize> = (0..self.sweeps.len())
+            .filter(|sweep| {
+                let ModelSweep { id, state, .. } = &self.sweeps[*sweep];
+                *state == SweepState::Running && !claim.except.contains(id)
+            })
+            .collect();
+        order.sort_by_key(|sweep| {
+            let ModelSweep { id, priority, .. } = &self.sweeps[*sweep];
+            let drawn = Fingerprint::of(&[&claim.token.as_bytes()[..], &id.0.to_le_bytes()[..]].concat());
+            let leased = with(*sweep, JobState::Leased).count();
+            (-priority, claim.prefers != Some(*id), leased, *drawn.as_bytes())
+        });
+        let mut jobs = Vec::new();
+        for sweep in order {
+            let mut ready: Vec<usize> = with(sweep, JobState::Ready).map(|(index, _)| index).collect();
+            ready.sort_by_key(|index| (-self.jobs[*index].new.priority, *index));
+            jobs.extend(ready);
+        }
+        jobs.truncate(claim.max_jobs as usize);
+        jobs
+    }
+
+    /// Takes a job's lease back, counted as lost or not.
+    fn take_back(&mut self, index: usize, limits: Option<FailureLimits>) {
+        let job = &mut self.jobs[index];
+        job.state = match limits {
+            None => JobState::Ready,
+            Some(limits) => {
+                job.lost += 1;
+                self.sweeps[job.sweep].lost += 1;
+                limits.after_failure(job.lost, job.errors)
+            }
+        };
+    }
+
+    pub(crate) fn reap(&mut self, limits: FailureLimits) -> u64 {
+        let expired: Vec<usize> = (0..self.jobs.len())
+            .filter(|index| {
+                let job = &self.jobs[*index];
+                job.state == JobState::Leased && job.expires < self.now
+            })
+            .collect();
+        expired.iter().for_each(|index| self.take_back(*index, Some(limits)));
+        expired.len() as u64
+    }
+
+    /// Of each worker's leases only the first counts.
+    pub(crate) fn reap_all(&mut self, limits: FailureLimits) -> u64 {
+        let mut held: Vec<usize> =
+            (0..self.jobs.len()).filter(|index| self.jobs[*index].state == JobState::Leased).collect();
+        held.sort_by_key(|index| {
+            let job = &self.jobs[*index];
+            (job.leased_at, -job.new.priority, *index)
+        });
+        let mut blamed = HashSet::new();
+        for index in &held {
+            let first = blamed.insert(self.jobs[*index].worker.clone());
+            self.take_back(*index, first.then_some(limits));
+        }
+        held.len() as u64
+    }
+
+    pub(crate) fn claim_planning(
+        &mut self,
+        sweep: usize,
+        holder: LeaseToken,
+        until: Timestamp,
+    ) -> Option<PlanningGuard> {
+        let now = self.now;
+        let sweep = &mut self.sweeps[sweep];
+        match sweep.planner {
+            Some((other, end)) if other != holder && end >= now => return None,
+            Some((other, _)) if other == holder => {}
+            _ => sweep.term += 1,
+        }
+        sweep.planner = Some((holder, until));
+        Some(PlanningGuard { sweep: sweep.id, holder, term: sweep.term })
+    }
+
+    pub(crate) fn may_plan(&self, sweep: usize, guard: &PlanningGuard) -> bool {
+        let sweep = &self.sweeps[sweep];
+        (guard.sweep, guard.term) == (sweep.id, sweep.term)
+            && sweep.planner.is_some_and(|(holder, end)| holder == guard.holder && end >= self.now)
+    }
+
+    /// `None`: refused, because it is worked on.
+    pub(crate) fn delete(&mut self, sweep: usize) -> Option<Deleted> {
+        if matches!(self.sweeps[sweep].state, SweepState::Running | SweepState::Paused) {
+            return None;
+        }
+        let fresh = ModelSweep::new(self.sweeps[sweep].definition.clone());
+        let old = std::mem::replace(&mut self.sweeps[sweep], fresh);
+        let mut deleted = Deleted::default();
+        for job in self.jobs.iter_mut().filter(|job| job.sweep == sweep) {
+            (job.sweep, job.state) = (GONE, JobState::Done);
+            deleted.jobs += 1;
+        }
+        for point in old.points {
+            if self.sweeps.iter().any(|other| other.points.contains(&point)) {
+                continue;
+            }
+            deleted.points += 1;
+            self.scores.retain(|key, _| key.0 != point);
+            self.judged.retain(|key, _| key.0.0 != point);
+            self.responses.retain(|key, _| key.0 != point);
+        }
+        let used: HashSet<_> = (self.judged.keys())
+            .map(|(key, judge)| (key.1, self.responses[key].text.clone(), *judge))
+            .collect();
+        self.verdicts.retain(|key, _| used.contains(key));
+        Some(deleted)
+    }
+
     pub(crate) fn lease(&mut self, claim: &LeaseClaim) -> Vec<usize> {
         loop {
-            let mut ready: Vec<usize> = (0..self.jobs.len())
-                .filter(|index| {
-                    let job = &self.jobs[*index];
-                    job.state == JobState::Ready
-                        && claim.rungs.contains(&job.new.rung)
-                        && self.sweeps[job.sweep].state == SweepState::Running
-                })
-                .collect();
-            ready.sort_by_key(|index| (-self.jobs[*index].new.priority, *index));
-            ready.truncate(claim.max_jobs as usize);
+            let ready = self.next_jobs(claim);
             let mut leased = Vec::new();
             for index in &ready {
                 let (sweep, new) = (self.jobs[*index].sweep, self.jobs[*index].new.clone());
@@ -203,12 +338,14 @@ impl Model {
                         .collect(),
                     Rung::Likelihood | Rung::Generation => Vec::new(),
                 };
-                let expires = self.now.plus(claim.duration);
+                let (now, expires) = (self.now, self.now.plus(claim.duration));
                 let job = &mut self.jobs[*index];
                 job.attempt += 1;
                 job.state = if ordinals.is_empty() { JobState::Done } else { JobState::Leased };
                 job.token = (!ordinals.is_empty()).then_some(claim.token);
                 job.expires = expires;
+                job.leased_at = now;
+                job.worker = Some(claim.worker.clone());
                 if !ordinals.is_empty() {
                     leased.push(*index);
                 }
@@ -272,6 +409,9 @@ impl Model {
             }
         }
         let new = self.scores.len() + self.responses.len() + self.verdicts.len() - before;
+        if new > 0 {
+            self.jobs[index].lost = 0;
+        }
         self.sweeps[sweep].results += new as u64;
         self.sweeps[sweep].duplicates += (count - new) as u64;
         if report.finished {
@@ -296,19 +436,38 @@ impl Model {
         rows
     }
 
-    pub(crate) fn totals(&self, sweep: usize) -> SweepTotals {
-        let counts = |rung| {
-            let count = |state| {
-                let is = |job: &&ModelJob| job.sweep == sweep && job.new.rung == rung && job.state == state;
-                self.jobs.iter().filter(is).count() as u64
-            };
-            RungCounts {
-                ready: count(JobState::Ready),
-                leased: count(JobState::Leased),
-                done: count(JobState::Done),
-                parked: count(JobState::Parked),
-            }
+    fn counts(&self, rung: Rung, of: impl Fn(usize) -> bool) -> RungCounts {
+        let count = |state| {
+            let is = |job: &&ModelJob| of(job.sweep) && job.new.rung == rung && job.state == state;
+            self.jobs.iter().filter(is).count() as u64
         };
+        RungCounts {
+            ready: count(JobState::Ready),
+            leased: count(JobState::Leased),
+            done: count(JobState::Done),
+            parked: count(JobState::Parked),
+        }
+    }
+
+    pub(crate) fn overview(&self) -> Overview {
+        let counts = |rung| self.counts(rung, |sweep| sweep != GONE);
+        let ends = || self.jobs.iter().filter(|job| job.state == JobState::Leased).map(|job| job.expires);
+        Overview {
+            likelihood: counts(Rung::Likelihood),
+            generation: counts(Rung::Generation),
+            judgement: counts(Rung::Judgement),
+            running: self.sweeps.iter().filter(|sweep| sweep.state == SweepState::Running).count() as u64,
+            expired: ends().filter(|end| *end < self.now).count() as u64,
+            next_expiry: ends().filter(|end| *end >= self.now).min(),
+        }
+    }
+
+    pub(crate) fn totals(&self, sweep: usize) -> SweepTotals {
+        let counts = |rung| self.counts(rung, |other| other == sweep);
+        let holders: HashSet<_> = (self.jobs.iter())
+            .filter(|job| job.sweep == sweep && job.state == JobState::Leased)
+            .map(|job| &job.worker)
+            .collect();
         SweepTotals {
             points: self.sweeps[sweep].points.len() as u64,
             likelihood: counts(Rung::Likelihood),
@@ -316,7 +475,10 @@ impl Model {
             judgement: counts(Rung::Judgement),
             results: self.sweeps[sweep].results,
             duplicate_results: self.sweeps[sweep].duplicates,
-            timings: Timings::default(),
+            lost: self.sweeps[sweep].lost,
+            errors: self.sweeps[sweep].errors,
+            holders: holders.len() as u32,
+            ..SweepTotals::default()
         }
     }
 }

@@ -10,8 +10,8 @@ use super::fixture::{
 
 pub(crate) async fn creating_a_sweep_twice_finds_the_first(store: &dyn Store) -> Result<()> {
     let definition = definition("s");
-    let first = store.create_sweep(&definition, NOW).await?;
-    let second = store.create_sweep(&definition, Timestamp(NOW.0 + 1)).await?;
+    let first = store.create_sweep(&definition, 0, NOW).await?;
+    let second = store.create_sweep(&definition, 0, Timestamp(NOW.0 + 1)).await?;
     assert!(first.created && !second.created);
     assert_eq!((first.id, first.state), (second.id, second.state));
     let record = store.sweep(first.id).await?;
@@ -27,7 +27,7 @@ pub(crate) async fn a_name_with_another_definition_is_refused(store: &dyn Store)
     create(store, &first).await?;
     let mut second = definition("s");
     second.domains[0].search[0].references[0] = "another text".to_owned();
-    match store.create_sweep(&second, NOW).await {
+    match store.create_sweep(&second, 0, NOW).await {
         Err(StoreError::SweepDiffers { name, stored, given }) => {
             assert_eq!(name, "s");
             assert_eq!((stored, given), (first.fingerprint(), second.fingerprint()));
@@ -49,7 +49,7 @@ pub(crate) async fn the_same_sweep_elsewhere_brings_its_paths_up_to_date(store: 
     if let JudgeProvider::Openai { concurrency, .. } = &mut moved.judge.provider {
         *concurrency = 9;
     }
-    let found = store.create_sweep(&moved, NOW).await?;
+    let found = store.create_sweep(&moved, 0, NOW).await?;
     assert_eq!((found.id, found.created, found.state), (id, false, SweepState::Paused));
     assert_eq!(*store.sweep(id).await?.definition, moved);
     assert_eq!(*store.find_sweep("s").await?.definition, moved);
@@ -59,10 +59,13 @@ pub(crate) async fn the_same_sweep_elsewhere_brings_its_paths_up_to_date(store: 
 pub(crate) async fn an_unsound_definition_is_refused(store: &dyn Store) -> Result<()> {
     let mut no_domains = definition("s");
     no_domains.domains.clear();
-    assert!(matches!(store.create_sweep(&no_domains, NOW).await, Err(StoreError::BadDefinition { .. })));
+    assert!(matches!(store.create_sweep(&no_domains, 0, NOW).await, Err(StoreError::BadDefinition { .. })));
     let mut one_reference_more = definition("s");
     one_reference_more.domains[0].search[0].references.push("a fourth".to_owned());
-    assert!(matches!(store.create_sweep(&one_reference_more, NOW).await, Err(StoreError::Unstorable { .. })));
+    assert!(matches!(
+        store.create_sweep(&one_reference_more, 0, NOW).await,
+        Err(StoreError::Unstorable { .. })
+    ));
     assert!(store.sweeps().await?.is_empty());
     Ok(())
 }
@@ -73,7 +76,7 @@ pub(crate) async fn a_definition_comes_back_bit_for_bit(store: &dyn Store) -> Re
     for temperature in [0.1 + 0.2, 1.0 / 3.0, 5e-324, 2.225_073_858_507_201e-308, 99.999_999_999_999_99] {
         odd.evaluation.decode.temperature = temperature;
         odd.name = format!("s-{}", temperature.to_bits());
-        match store.create_sweep(&odd, NOW).await {
+        match store.create_sweep(&odd, 0, NOW).await {
             Ok(created) => {
                 let back = store.sweep(created.id).await?;
                 assert_eq!(back.definition.evaluation.decode.temperature.to_bits(), temperature.to_bits());
@@ -89,7 +92,7 @@ pub(crate) async fn a_definition_comes_back_bit_for_bit(store: &dyn Store) -> Re
 
 pub(crate) async fn a_sweep_is_found_by_name_and_by_number(store: &dyn Store) -> Result<()> {
     let first = create(store, &definition("first")).await?;
-    let second = store.create_sweep(&definition("second"), Timestamp(NOW.0 + 5)).await?.id;
+    let second = store.create_sweep(&definition("second"), 0, Timestamp(NOW.0 + 5)).await?.id;
     assert_eq!(store.find_sweep("first").await?.id, first);
     assert_eq!(store.find_sweep(&second.to_string()).await?.id, second);
     let names: Vec<_> =
@@ -105,10 +108,10 @@ pub(crate) async fn a_sweep_is_found_by_name_and_by_number(store: &dyn Store) ->
     assert!(matches!(store.sweep(nowhere).await, Err(StoreError::NoSuchSweep { .. })));
     assert!(matches!(store.totals(nowhere).await, Err(StoreError::NoSuchSweep { .. })));
     assert!(matches!(store.unjudged(nowhere).await, Err(StoreError::NoSuchSweep { .. })));
-    assert!(matches!(store.retry_failed(nowhere).await, Err(StoreError::NoSuchSweep { .. })));
+    assert!(matches!(store.retry_jobs(nowhere, &[]).await, Err(StoreError::NoSuchSweep { .. })));
     assert!(matches!(store.results(nowhere, None, 1).await, Err(StoreError::NoSuchSweep { .. })));
     assert!(matches!(
-        store.plan(nowhere, &avsweep_store::Plan::default()).await,
+        store.plan(nowhere, &avsweep_store::Plan::default(), None, NOW).await,
         Err(StoreError::NoSuchSweep { .. })
     ));
     Ok(())
