@@ -53,6 +53,19 @@ pub enum JudgeError {
         /// Why the last one failed.
         source: AttemptError,
     },
+    /// Every attempt failed, while the endpoint answers other requests.
+    #[error(
+        "judge at {endpoint} answers other requests, but gave no verdict on this response in {attempts} attempts; the \
+         last failed"
+    )]
+    OneUnanswered {
+        /// The endpoint.
+        endpoint: String,
+        /// Attempts made.
+        attempts: u32,
+        /// Why the last one failed.
+        source: AttemptError,
+    },
     /// The endpoint asked for a longer wait than is sensible.
     #[error("judge at {endpoint} asked to wait {seconds} s, at most {longest} s are waited")]
     WaitTooLong {
@@ -148,6 +161,7 @@ impl JudgeError {
                 }
                 AttemptError::Timeout { .. } | AttemptError::Connection(_) => false,
             },
+            Self::OneUnanswered { .. } => true,
             Self::BaseUrl { .. }
             | Self::BaseUrlSecret(_)
             | Self::Key { .. }
@@ -163,6 +177,7 @@ impl JudgeError {
             Self::GaveUp { .. } => !self.is_item_specific(),
             Self::WaitTooLong { .. } => true,
             Self::Rejected { .. }
+            | Self::OneUnanswered { .. }
             | Self::BaseUrl { .. }
             | Self::BaseUrlSecret(_)
             | Self::Key { .. }
@@ -179,7 +194,10 @@ impl JudgeError {
             Self::Rejected { source: AttemptError::Status { status, .. }, .. } => {
                 !self.is_item_specific() && matches!(status, 300..=399 | 401..=405 | 407 | 410)
             }
-            Self::Rejected { .. } | Self::GaveUp { .. } | Self::WaitTooLong { .. } => false,
+            Self::Rejected { .. }
+            | Self::GaveUp { .. }
+            | Self::OneUnanswered { .. }
+            | Self::WaitTooLong { .. } => false,
         }
     }
 }
@@ -206,6 +224,11 @@ mod tests {
         let gave_up =
             |source| JudgeError::GaveUp { endpoint: "http://judge".to_owned(), attempts: 3, source };
         let status = |status| AttemptError::Status { status, message: String::new(), code: None };
+        let one_unanswered = JudgeError::OneUnanswered {
+            endpoint: "http://judge".to_owned(),
+            attempts: 3,
+            source: AttemptError::Timeout { seconds: 60 },
+        };
         let too_long = JudgeError::WaitTooLong {
             endpoint: "http://judge".to_owned(),
             seconds: 900,
@@ -219,6 +242,7 @@ mod tests {
             (gave_up(status(503)), (false, true, false)),
             (gave_up(status(429)), (false, true, false)),
             (gave_up(AttemptError::Timeout { seconds: 60 }), (false, true, false)),
+            (one_unanswered, (true, false, false)),
             (too_long, (false, true, false)),
             (rejected(401), (false, false, true)),
             (rejected(403), (false, false, true)),

@@ -11,7 +11,9 @@ use avsweep_lease::Backoff;
 
 use crate::cache::VerdictCache;
 use crate::error::JudgeError;
+use crate::meter::Meter;
 use crate::openai::{OpenaiJudge, OpenaiSettings};
+use crate::rate::Rate;
 use crate::reference::ReferenceJudge;
 
 /// What a judge's process decides, as against what a sweep's settings say.
@@ -43,6 +45,8 @@ enum Provider {
     Reference(ReferenceJudge),
     /// Boxed for its size.
     Openai(Box<OpenaiJudge>),
+    /// In place of the one that the settings name.
+    MadeUp(Arc<dyn Rate>),
 }
 
 /// Rates responses, one at a time, never told the target. Cheap to clone; clones share cache and limits.
@@ -52,6 +56,7 @@ pub struct Judge {
     cache: Arc<VerdictCache>,
     /// What all of this judge's verdicts depend on besides query and response.
     prompt: Fingerprint,
+    meter: Arc<Meter>,
 }
 
 #[derive(Debug)]
@@ -111,7 +116,23 @@ impl Judge {
             }
         };
         let shared = Arc::new(Shared { provider, levels: levels.clone() });
-        Ok(Self { shared, cache: VerdictCache::new(options.cache_entries), prompt })
+        Ok(Self { shared, cache: VerdictCache::new(options.cache_entries), prompt, meter: Arc::default() })
+    }
+
+    /// A judge whose verdicts come from `provider`.
+    pub fn made_up(provider: Arc<dyn Rate>, levels: &Levels, options: &JudgeOptions) -> Self {
+        Self {
+            shared: Arc::new(Shared { provider: Provider::MadeUp(provider), levels: levels.clone() }),
+            cache: VerdictCache::new(options.cache_entries),
+            prompt: FingerprintBuilder::new("avsweep made-up judge 1").finish(),
+            meter: Arc::default(),
+        }
+    }
+
+    /// The same, counting on a meter that others share.
+    pub(crate) fn metered(mut self, meter: Arc<Meter>) -> Self {
+        self.meter = meter;
+        self
     }
 
     /// The verdict on one response to one query, whose references follow the judge's levels.
@@ -127,6 +148,7 @@ impl Judge {
         self.cache
             .get_or_judge(key, || {
                 let (shared, query, response) = (Arc::clone(&self.shared), query.clone(), response.clone());
+                let meter = Arc::clone(&self.meter);
                 async move {
                     match &shared.provider {
                         Provider::Reference(judge) => {
@@ -135,7 +157,12 @@ impl Judge {
                             tokio::task::yield_now().await;
                             Ok(judge.judge(&shared.levels, &query, &response))
                         }
-                        Provider::Openai(judge) => judge.judge(&shared.levels, &query, &response).await,
+                        Provider::Openai(judge) => {
+                            judge.judge(&shared.levels, &query, &response, &meter).await
+                        }
+                        Provider::MadeUp(judge) => {
+                            judge.rate(&shared.levels, &query, &response, &meter).await
+                        }
                     }
                 }
             })

@@ -4,39 +4,91 @@ use std::error::Error;
 use std::time::Duration;
 
 use avsweep_domain::WorkerId;
-use avsweep_proto::MAX_MESSAGE_BYTES;
 use avsweep_proto::v1;
 use avsweep_proto::v1::job_service_client::JobServiceClient;
+use avsweep_proto::{ErrorCode, MAX_MESSAGE_BYTES};
+use avsweep_transport::Transport;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-use crate::Backoff;
+use crate::{Backoff, Contact, Ending, Jitter};
 
 /// How often a call is repeated that the coordinator itself answers with an internal error.
 const INTERNAL_RETRIES: u32 = 8;
 
-/// The coordinator, called again and again while it is away.
+/// The coordinator, called again and again while it is away. Clones share what they know of it.
 #[derive(Clone, Debug)]
 pub struct CoordinatorClient {
-    /// The generated client, for calls that are made once.
-    pub client: JobServiceClient<Channel>,
+    client: JobServiceClient<Transport>,
     /// Waits between tries.
     pub backoff: Backoff,
+    /// Where those waits are drawn from.
+    pub jitter: Jitter,
     /// Longest time one call may take.
     pub timeout: Duration,
+    /// Whether it is there.
+    pub contact: Contact,
     /// Once cancelled, no call is made a second time.
-    pub hurry: CancellationToken,
+    hurry: CancellationToken,
+    /// Once cancelled, no answer is waited for.
+    over: CancellationToken,
 }
 
-/// A client over `channel` that takes messages up to the protocol's limit.
-pub fn job_client(channel: Channel) -> JobServiceClient<Channel> {
-    JobServiceClient::new(channel)
+/// A client over `transport` that takes messages up to the protocol's limit.
+pub fn job_client(transport: Transport) -> JobServiceClient<Transport> {
+    JobServiceClient::new(transport)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 impl CoordinatorClient {
+    /// The coordinator behind `transport`, for a process that ends by `ending`.
+    pub fn new(
+        transport: Transport,
+        ending: &Ending,
+        backoff: Backoff,
+        jitter: Jitter,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            client: job_client(transport),
+            backoff,
+            jitter,
+            timeout,
+            contact: Contact::default(),
+            hurry: ending.hurry.clone(),
+            over: ending.over.clone(),
+        }
+    }
+
+    /// Calls once, for at most `timeout`.
+    ///
+    /// # Errors
+    /// The coordinator's status, or one that says that it did not answer.
+    pub async fn once<T, F>(
+        &self,
+        timeout: Duration,
+        call: impl FnOnce(JobServiceClient<Transport>) -> F,
+    ) -> Result<T, Status>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let started = Instant::now();
+        let outcome = tokio::select! {
+            biased;
+            answer = tokio::time::timeout(timeout, call(self.client.clone())) => match answer {
+                Ok(answer) => answer.map(Response::into_inner),
+                Err(_) => Err(Status::deadline_exceeded("the coordinator did not answer in time")),
+            },
+            () = self.over.cancelled() => {
+                Err(Status::deadline_exceeded("the coordinator did not answer before this process's end"))
+            }
+        };
+        self.contact.note(started, &outcome);
+        outcome
+    }
+
     /// Calls until there is an answer that another try would not change.
     ///
     /// Only for calls that may be made twice; all of the lease protocol's may.
@@ -46,17 +98,16 @@ impl CoordinatorClient {
     pub async fn call<T, F>(
         &self,
         operation: &'static str,
-        call: impl Fn(JobServiceClient<Channel>) -> F,
+        call: impl Fn(JobServiceClient<Transport>) -> F,
     ) -> Result<T, Status>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut patience = Patience::default();
         loop {
-            let status = match tokio::time::timeout(self.timeout, call(self.client.clone())).await {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                Ok(Err(status)) => status,
-                Err(_) => Status::deadline_exceeded("the coordinator did not answer in time"),
+            let status = match self.once(self.timeout, &call).await {
+                Ok(answer) => return Ok(answer),
+                Err(status) => status,
             };
             if !patience.allows_another_try(&status) || self.hurry.is_cancelled() {
                 return Err(status);
@@ -67,16 +118,23 @@ impl CoordinatorClient {
                 "{}; trying again", problem(&status)
             );
             tokio::select! {
-                () = tokio::time::sleep(self.backoff.random_delay(failures)) => {}
+                biased;
+                () = tokio::time::sleep(self.jitter.delay(self.backoff, failures)) => {}
                 () = self.hurry.cancelled() => {}
             }
         }
     }
 
-    /// Gives jobs back, uncounted. When that fails, it is logged and their leases expire by themselves.
-    pub async fn release(&self, worker: &WorkerId, leases: Vec<v1::LeaseRef>) {
+    /// Whether no call is made a second time any more.
+    pub fn is_hurried(&self) -> bool {
+        self.hurry.is_cancelled()
+    }
+
+    /// Gives jobs back, uncounted; whether that succeeded. When it fails, it is logged and their leases expire by
+    /// themselves.
+    pub async fn release(&self, worker: &WorkerId, leases: Vec<v1::LeaseRef>) -> bool {
         if leases.is_empty() {
-            return;
+            return true;
         }
         let jobs: Vec<i64> = leases.iter().map(|lease| lease.job).collect();
         let request = v1::ReleaseRequest { worker: worker.0.clone(), leases };
@@ -86,13 +144,14 @@ impl CoordinatorClient {
                 async move { client.release(request).await }
             })
             .await;
-        match answer {
+        match &answer {
             Ok(_) => tracing::info!(?jobs, "jobs given back"),
             Err(status) => tracing::warn!(
                 ?jobs, code = %status.code(), message = status.message(),
                 "jobs could not be given back; their leases will expire"
             ),
         }
+        answer.is_ok()
     }
 
     /// Says that a job failed, which counts against it. When that fails, it is logged and the lease expires by itself.
@@ -132,7 +191,7 @@ impl Patience {
         if is_internal_answer(status) {
             self.internal_answers += 1;
         }
-        is_transient(status.code()) && self.internal_answers <= INTERNAL_RETRIES
+        is_worth_retrying(status) && self.internal_answers <= INTERNAL_RETRIES
     }
 
     /// Failures noted so far.
@@ -154,9 +213,24 @@ fn problem(status: &Status) -> &'static str {
     }
 }
 
+/// Whether the same call may succeed later: as the coordinator itself says where it does, else by gRPC's code.
+pub fn is_worth_retrying(status: &Status) -> bool {
+    match ErrorCode::of(status) {
+        Some(code) => matches!(
+            code,
+            ErrorCode::ShuttingDown
+                | ErrorCode::TooManyRequests
+                | ErrorCode::StoreUnavailable
+                | ErrorCode::Internal
+                | ErrorCode::TlsHandshake
+        ),
+        None => is_transient(status.code()),
+    }
+}
+
 /// Whether the same call may succeed later. A broken connection comes as several codes, `Internal` among them; how
 /// long to believe in that, [`Patience`] says.
-pub fn is_transient(code: Code) -> bool {
+fn is_transient(code: Code) -> bool {
     match code {
         Code::Ok
         | Code::Cancelled

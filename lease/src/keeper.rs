@@ -4,18 +4,18 @@
 //! counted here, on a monotonic clock; whether a lease has expired the coordinator alone decides. While it cannot be
 //! asked, a lease counts as held, and whatever is then written under one that is lost changes nothing.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use avsweep_domain::WorkerId;
 use avsweep_proto::v1;
-use avsweep_proto::v1::job_service_client::JobServiceClient;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::Channel;
+
+use crate::CoordinatorClient;
 
 /// Shortest time that is given to a renewal, and between two.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
@@ -47,7 +47,7 @@ struct Leases {
 
 #[derive(Default)]
 struct Held {
-    by_number: HashMap<u64, Entry>,
+    by_number: BTreeMap<u64, Entry>,
     next_number: u64,
 }
 
@@ -68,9 +68,9 @@ struct Entry {
 
 impl LeaseKeeper {
     /// Starts the renewing task. Must be called within a tokio runtime.
-    pub fn start(client: JobServiceClient<Channel>, worker: WorkerId) -> Self {
+    pub fn start(coordinator: CoordinatorClient, worker: WorkerId) -> Self {
         let leases = Arc::new(Leases::default());
-        let task = tokio::spawn(renew_forever(Arc::clone(&leases), client, worker));
+        let task = tokio::spawn(renew_forever(Arc::clone(&leases), coordinator, worker));
         Self { leases, _task: AbortOnDropHandle::new(task) }
     }
 
@@ -114,6 +114,11 @@ impl HeldLease {
     /// Ends when the coordinator has said that the lease is lost: work under it is worth nothing any more.
     pub async fn lost(&self) {
         self.lost.cancelled().await;
+    }
+
+    /// Cancelled when the lease is lost; for whoever works under it.
+    pub fn work_token(&self) -> CancellationToken {
+        self.lost.child_token()
     }
 
     /// Whether the coordinator has said that the lease is lost.
@@ -196,7 +201,7 @@ fn third(duration: Duration) -> Duration {
     (duration / 3).max(SHORTEST_PAUSE)
 }
 
-async fn renew_forever(leases: Arc<Leases>, mut client: JobServiceClient<Channel>, worker: WorkerId) {
+async fn renew_forever(leases: Arc<Leases>, coordinator: CoordinatorClient, worker: WorkerId) {
     loop {
         match leases.next_due() {
             None => {
@@ -205,6 +210,7 @@ async fn renew_forever(leases: Arc<Leases>, mut client: JobServiceClient<Channel
             }
             Some(due) if due > Instant::now() => {
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep_until(due) => {}
                     // The new lease may be due earlier.
                     () = leases.added.notified() => {}
@@ -223,12 +229,12 @@ async fn renew_forever(leases: Arc<Leases>, mut client: JobServiceClient<Channel
             leases: due.iter().map(|(_, reference)| reference.clone()).collect(),
         };
         let retry_pause = (shortest / 12).clamp(SHORTEST_PAUSE, LONGEST_RETRY_PAUSE);
-        match tokio::time::timeout(third(shortest), client.renew(request)).await {
-            Ok(Ok(answer)) if answer.get_ref().statuses.len() == due.len() => {
-                leases.apply(&due, answer.get_ref(), sent);
-            }
-            Ok(Ok(answer)) => {
-                let found = answer.get_ref().statuses.len();
+        let answer =
+            coordinator.once(third(shortest), |mut client| async move { client.renew(request).await }).await;
+        match answer {
+            Ok(answer) if answer.statuses.len() == due.len() => leases.apply(&due, &answer, sent),
+            Ok(answer) => {
+                let found = answer.statuses.len();
                 tracing::warn!(
                     found,
                     wanted = due.len(),
@@ -236,12 +242,11 @@ async fn renew_forever(leases: Arc<Leases>, mut client: JobServiceClient<Channel
                 );
                 leases.postpone(&due, Instant::now() + retry_pause);
             }
-            Ok(Err(status)) => {
-                tracing::warn!(code = %status.code(), message = status.message(), "leases could not be renewed");
-                leases.postpone(&due, Instant::now() + retry_pause);
-            }
-            Err(_) => {
-                tracing::warn!(leases = due.len(), "a renewal was not answered in time");
+            Err(status) => {
+                tracing::warn!(
+                    leases = due.len(), code = %status.code(), message = status.message(),
+                    "leases could not be renewed"
+                );
                 leases.postpone(&due, Instant::now() + retry_pause);
             }
         }

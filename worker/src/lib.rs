@@ -1,19 +1,35 @@
 //! Leases jobs, evaluates them on one engine thread, reports results.
 //!
 //! ```text
-//! lease ──► queue ──► engine thread ──► reports
-//!   ▲                 (load, merge,        │
-//!   └──── free slot ◄─ score, generate) ◄──┘
+//! lease ──► queue ──► driver ──► engine thread
+//!   ▲                   │        (load, merge, score, generate)
+//!   └── free slot ◄── reports
 //! ```
 //!
-//! The engine thread never waits for the coordinator: the next job is leased while the present one is computed, and
-//! leases are renewed by a task of their own. A job whose lease is lost is dropped at the next chunk.
+//! - `worker`, `running`: the loop; jobs in hand; the drain.
+//! - `evaluate`: the seam behind which an engine, or something made up, does the work.
+//! - `driver`, `queue`, `limits`: one job after another onto the evaluator, smaller batches where memory is short.
+//! - `engine`: the evaluator that computes.
+//!
+//! The engine never waits for the coordinator: the next job is leased while the present one is computed, and leases
+//! are renewed by a task of their own. A job whose lease is lost is dropped at the next chunk.
 
-mod engine_thread;
+mod definitions;
+mod driver;
+mod engine;
 mod error;
-mod evaluator;
+mod evaluate;
+mod limits;
+mod options;
+mod passed_over;
+mod queue;
 mod report;
+mod running;
 mod worker;
 
-pub use error::WorkerError;
-pub use worker::{Worker, WorkerOptions, WorkerSummary};
+pub use avsweep_lease::{Ended, Jitter, OnCoordinatorLost, Shutdown};
+pub use engine::{EngineEvaluator, EngineOptions};
+pub use error::{JobError, UnfitError, WorkerError};
+pub use evaluate::{Chunk, ChunkResults, End, Evaluate, Failure, Spent, Task};
+pub use options::{UnfitPolicy, WorkerOptions, WorkerSummary};
+pub use worker::Worker;

@@ -5,13 +5,14 @@ use std::time::Duration;
 use avsweep_domain::Rung;
 use avsweep_proto::v1;
 
-use crate::evaluator::{ChunkResults, Spent};
+use crate::evaluate::{Chunk, ChunkResults};
 
 /// Results of one job that are not reported yet.
 #[derive(Debug)]
 pub(crate) struct Batch {
     results: v1::report_request::Results,
     timings: v1::Timings,
+    usage: v1::Usage,
 }
 
 impl Batch {
@@ -23,12 +24,13 @@ impl Batch {
                 v1::report_request::Results::Responses(v1::ResponseResults::default())
             }
         };
-        Self { results, timings: v1::Timings::default() }
+        Self { results, timings: v1::Timings::default(), usage: v1::Usage::default() }
     }
 
     /// Adds a chunk's results.
-    pub(crate) fn add(&mut self, results: ChunkResults, spent: Spent) {
-        match (&mut self.results, results) {
+    pub(crate) fn add(&mut self, chunk: &Chunk) {
+        let spent = chunk.spent;
+        match (&mut self.results, &chunk.results) {
             (v1::report_request::Results::Scores(all), ChunkResults::Scores(new)) => {
                 all.results.extend(new.iter().map(v1::ScoreResult::from));
             }
@@ -41,15 +43,26 @@ impl Batch {
         self.timings.load_micros += micros(spent.load);
         self.timings.merge_micros += micros(spent.merge);
         self.timings.evaluate_micros += micros(spent.evaluate);
+        self.usage.tokens += chunk.tokens;
+    }
+
+    /// Notes that the memory ran out.
+    pub(crate) fn add_out_of_memory(&mut self) {
+        self.usage.out_of_memory += 1;
+    }
+
+    /// Number of results.
+    pub(crate) fn len(&self) -> usize {
+        match &self.results {
+            v1::report_request::Results::Scores(scores) => scores.results.len(),
+            v1::report_request::Results::Responses(responses) => responses.results.len(),
+            v1::report_request::Results::Verdicts(verdicts) => verdicts.results.len(),
+        }
     }
 
     /// Whether there is nothing to report.
     pub(crate) fn is_empty(&self) -> bool {
-        match &self.results {
-            v1::report_request::Results::Scores(scores) => scores.results.is_empty(),
-            v1::report_request::Results::Responses(responses) => responses.results.is_empty(),
-            v1::report_request::Results::Verdicts(verdicts) => verdicts.results.is_empty(),
-        }
+        self.len() == 0
     }
 
     /// The request that reports the batch.
@@ -65,6 +78,7 @@ impl Batch {
             finished,
             timings: Some(self.timings),
             results: Some(self.results),
+            usage: Some(self.usage),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use avsweep_domain::{Fingerprint, Response, Rung, SweepId, Verdict};
 use avsweep_lease::{HeldLease, error_chain};
-use avsweep_proto::{ConvertError, WireEnum, v1};
+use avsweep_proto::{ConvertError, ErrorCode, WireEnum, v1};
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -142,7 +142,7 @@ pub(super) async fn work(
         }
         // Before the job is given back, or it would be leased again at once.
         End::Away(error) => {
-            let pause = context.outage.note(context.options.outage);
+            let pause = context.outage.note(context.options.outage, &context.options.jitter);
             tracing::warn!(
                 job = lease.job(), error = %error_chain(error), pause_millis = pause.as_millis() as u64,
                 "the judge's endpoint is away; the job is given back and no other leased for a while"
@@ -164,11 +164,11 @@ async fn drive(context: &Context, job: JudgementJob, lease: &HeldLease) -> End {
     let sweep = tokio::select! {
         biased;
         () = lease.lost() => return End::Lost,
-        () = context.drained.cancelled() => return End::Undone,
+        () = context.ending.cut.cancelled() => return End::Undone,
         sweep = context.sweeps.get(job.sweep, job.fingerprint) => match sweep {
             Ok(sweep) => sweep,
             // The coordinator was away and there is no time left to wait for it.
-            Err(SweepError::Fetch(..)) if context.drained.is_cancelled() => return End::Undone,
+            Err(SweepError::Fetch(..)) if context.ending.cut.is_cancelled() => return End::Undone,
             Err(error) => return JobError::from(error).into(),
         },
     };
@@ -181,6 +181,7 @@ async fn drive(context: &Context, job: JudgementJob, lease: &HeldLease) -> End {
     let judging = judge_items(&sweep, job.items, sender);
     let reporting = Reporter::new(context, lease, total).run(receiver);
     tokio::select! {
+        biased;
         // Judging ends by hanging up; how the job ends, the reporter says.
         end = reporting => end,
         never = async {
@@ -274,7 +275,7 @@ impl<'a> Reporter<'a> {
                 // Not while a report is under way: its own answer says whether it counted, and a lease also ends by
                 // the report that finishes the job.
                 () = self.lease.lost() => return Err(End::Lost),
-                () = self.context.drained.cancelled() => {
+                () = self.context.ending.cut.cancelled() => {
                     while let Ok(outcome) = outcomes.try_recv() {
                         self.take(outcome);
                     }
@@ -324,6 +325,7 @@ impl<'a> Reporter<'a> {
     async fn report(&mut self, finished: bool) -> Result<(), End> {
         let count = self.pending.len() as u64;
         let evaluate = self.newest.saturating_duration_since(self.reported_until);
+        let usage = self.context.meter.take(self.context.options.prices);
         let request = v1::ReportRequest {
             worker: self.context.options.worker.0.clone(),
             lease: Some(self.lease.reference()),
@@ -331,6 +333,7 @@ impl<'a> Reporter<'a> {
                 results: std::mem::take(&mut self.pending),
             })),
             finished,
+            usage,
             timings: Some(v1::Timings { load_micros: 0, merge_micros: 0, evaluate_micros: micros(evaluate) }),
         };
         self.reported_until = self.newest;
@@ -342,18 +345,28 @@ impl<'a> Reporter<'a> {
                 async move { client.report(request).await }
             })
             .await;
+        if let (Err(_), Some(usage)) = (&answer, usage) {
+            self.context.meter.put_back(&usage);
+        }
         match answer {
             Ok(answer) if answer.status() == v1::LeaseStatus::Lost => {
                 self.lease.mark_lost();
                 Err(End::Lost)
             }
             Ok(_) => {
-                self.context.counters.verdicts.fetch_add(count, Ordering::Relaxed);
+                self.context.presence.count(|counts| counts.results += count);
                 Ok(())
             }
             // Unreachable at the end of the drain time; the verdicts will be made again.
-            Err(_) if self.context.drained.is_cancelled() => Err(End::Undone),
-            Err(status) => Err(End::Failed(JobError::Report(status))),
+            Err(status) if ErrorCode::of(&status) == Some(ErrorCode::LeaseLost) => {
+                self.lease.mark_lost();
+                Err(End::Lost)
+            }
+            Err(_) if self.context.ending.cut.is_cancelled() => Err(End::Undone),
+            Err(status) => {
+                self.context.refuse_access(&status);
+                Err(End::Failed(JobError::Report(status)))
+            }
         }
     }
 }
@@ -365,6 +378,7 @@ fn micros(duration: Duration) -> u64 {
 async fn fail(context: &Context, lease: &HeldLease, error: &JobError) {
     let error = shorten(&error_chain(error), ERROR_CHARACTERS);
     tokio::select! {
+        biased;
         () = lease.lost() => {}
         () = context.coordinator.fail(&context.options.worker, lease.reference(), error) => {}
     }
@@ -372,5 +386,7 @@ async fn fail(context: &Context, lease: &HeldLease, error: &JobError) {
 
 /// Gives a job back; when that fails, its lease expires by itself.
 pub(super) async fn release(context: &Context, lease: &HeldLease) {
-    context.coordinator.release(&context.options.worker, vec![lease.reference()]).await;
+    if !context.coordinator.release(&context.options.worker, vec![lease.reference()]).await {
+        context.left_behind.fetch_add(1, Ordering::Relaxed);
+    }
 }

@@ -1,108 +1,32 @@
 //! The judge's loop: lease judgement jobs, judge, report, until told to stop.
 
 mod job;
+mod options;
 mod outage;
 mod sweeps;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use avsweep_domain::WorkerId;
-use avsweep_lease::{Backoff, CoordinatorClient, LeaseKeeper, Patience, job_client};
+use avsweep_lease::{
+    AccessError, CoordinatorClient, Ended, Ending, Identity, LeaseKeeper, OnCoordinatorLost, Patience,
+    Presence, Shutdown,
+};
 use avsweep_proto::v1;
+use avsweep_transport::Transport;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use self::job::{End, JudgementJob};
+pub use self::options::{LoopError, LoopOptions, LoopSummary};
 use self::outage::Outage;
 use self::sweeps::Sweeps;
 use crate::error::JudgeError;
-use crate::judge::JudgeOptions;
-
-/// How a judge's process works.
-#[derive(Clone, Debug)]
-pub struct LoopOptions {
-    /// This process, unique among all.
-    pub worker: WorkerId,
-    /// Jobs held at once.
-    pub max_jobs: u32,
-    /// How long the coordinator may keep a request for jobs open when there are none.
-    pub lease_wait: Duration,
-    /// Most verdicts in one report.
-    pub batch: usize,
-    /// Longest time a verdict waits to be reported.
-    pub batch_age: Duration,
-    /// How long jobs may go on after the shutdown; then they are given back.
-    pub drain: Duration,
-    /// Longest time one call to the coordinator may take, a request for jobs apart.
-    pub call_timeout: Duration,
-    /// Waits while the coordinator cannot be reached.
-    pub reconnect: Backoff,
-    /// Pauses between jobs while a judge's endpoint is away.
-    pub outage: Backoff,
-    /// The judges.
-    pub judge: JudgeOptions,
-}
-
-impl LoopOptions {
-    /// The defaults for a process of this name.
-    pub fn new(worker: WorkerId) -> Self {
-        Self {
-            worker,
-            max_jobs: 4,
-            lease_wait: Duration::from_secs(2),
-            batch: 16,
-            batch_age: Duration::from_secs(3),
-            drain: Duration::from_secs(10),
-            call_timeout: Duration::from_secs(20),
-            reconnect: Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(5) },
-            outage: Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(30) },
-            judge: JudgeOptions::default(),
-        }
-    }
-}
-
-/// What a judge's process did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LoopSummary {
-    /// Jobs judged in full.
-    pub finished: u64,
-    /// Jobs that failed.
-    pub failed: u64,
-    /// Jobs given back: at shutdown, or because a judge could not work.
-    pub released: u64,
-    /// Jobs whose lease was lost.
-    pub lost: u64,
-    /// Verdicts that the coordinator has acknowledged.
-    pub verdicts: u64,
-    /// Verdicts that came from memory instead of a provider.
-    pub cache_hits: u64,
-}
-
-/// Why the loop cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum LoopError {
-    /// The coordinator will not give this process jobs, now or later.
-    #[error("the coordinator refused to lease jobs")]
-    Refused(#[source] Status),
-    /// A judge fails until somebody changes its settings: address, key, model or account.
-    #[error("the judge cannot be used")]
-    Judge(#[source] JudgeError),
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    finished: AtomicU64,
-    failed: AtomicU64,
-    released: AtomicU64,
-    lost: AtomicU64,
-    verdicts: AtomicU64,
-}
+use crate::meter::Meter;
 
 /// What every job's task shares.
 #[derive(Debug)]
@@ -110,14 +34,20 @@ struct Context {
     options: LoopOptions,
     coordinator: CoordinatorClient,
     sweeps: Sweeps,
-    counters: Counters,
+    presence: Presence,
+    meter: Arc<Meter>,
     outage: Outage,
+    ending: Ending,
     /// Why no job can be judged, once that is known.
     broken: OnceLock<JudgeError>,
-    /// No more jobs are leased.
-    stop: CancellationToken,
-    /// The drain time is over.
-    drained: CancellationToken,
+    /// Why the coordinator does not let this process in, once that is known.
+    shut_out: OnceLock<AccessError>,
+    /// Leases that could neither be finished nor given back.
+    left_behind: AtomicUsize,
+    /// Jobs at work.
+    active: AtomicUsize,
+    /// When the last of them ended.
+    idle_since: Mutex<Instant>,
 }
 
 impl Context {
@@ -125,99 +55,151 @@ impl Context {
     fn break_off(&self, error: &JudgeError) {
         // The first failure says it; the others are its like.
         let _ = self.broken.set(error.clone());
-        self.stop.cancel();
+        self.presence.set_problem(Some(avsweep_lease::error_chain(error)));
+        self.ending.stop.cancel();
+    }
+
+    /// Ends the leasing if a refusal says that this process is not let in.
+    fn refuse_access(&self, status: &Status) {
+        if let Some(error) = AccessError::of(status, &self.options.coordinator, "judge") {
+            let _ = self.shut_out.set(error);
+            self.ending.stop.cancel();
+        }
+    }
+
+    fn show_state(&self) {
+        if !self.ending.stop.is_cancelled() {
+            let busy = self.active.load(Ordering::Relaxed) > 0;
+            self.presence.set_state(if busy { v1::WorkerState::Busy } else { v1::WorkerState::Idle });
+        }
+    }
+
+    /// When the idle time is over; `None` while there is a job or no such limit.
+    fn idle_until(&self) -> Option<Instant> {
+        let timeout = self.options.idle_timeout?;
+        let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.active.load(Ordering::Relaxed) == 0).then(|| since + timeout)
+    }
+
+    fn summary(&self) -> LoopSummary {
+        let counts = self.presence.counts();
+        LoopSummary {
+            finished: counts.finished,
+            failed: counts.failed,
+            released: counts.released,
+            lost: counts.lost,
+            verdicts: counts.results,
+            cache_hits: self.sweeps.cache_hits(),
+            ended: Ended::Stopped,
+        }
     }
 }
 
-/// Leases judgement jobs over `channel` and judges them until `shutdown`.
+/// A job at work, whatever becomes of its task.
+struct Active(Arc<Context>);
+
+impl Active {
+    fn begin(context: &Arc<Context>) -> Self {
+        context.active.fetch_add(1, Ordering::Relaxed);
+        context.show_state();
+        Self(Arc::clone(context))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.show_state();
+    }
+}
+
+/// Leases judgement jobs over `transport` and judges them until `shutdown`, or for as long as there are any.
 ///
-/// A coordinator that is away is waited for. At the shutdown no more jobs are leased; those held have the drain time
-/// to finish, then what is judged is reported and the rest given back.
+/// A coordinator that is away is waited for, as long as the options say. At the shutdown no more jobs are leased; those
+/// held have the drain time to finish, then what is judged is reported and the rest given back.
 ///
 /// An endpoint that is away is waited for as well: its jobs are given back, not failed, and leasing pauses.
 ///
 /// # Errors
-/// When the coordinator refuses this process for good, or a judge cannot work until its settings are changed.
+/// When the coordinator refuses this process for good or is given up, or a judge cannot work until its settings are
+/// changed.
 pub async fn run(
-    channel: Channel,
+    transport: Transport,
     options: LoopOptions,
-    shutdown: CancellationToken,
+    shutdown: impl Into<Shutdown>,
 ) -> Result<LoopSummary, LoopError> {
-    let client = job_client(channel);
-    let drained = CancellationToken::new();
-    let coordinator = CoordinatorClient {
-        client: client.clone(),
-        backoff: options.reconnect,
-        timeout: options.call_timeout,
-        hurry: drained.clone(),
-    };
-    let keeper = LeaseKeeper::start(client, options.worker.clone());
     // A refusal ends the loop like a shutdown: what is held is still worth finishing.
-    let stop = shutdown.child_token();
+    let ending = Ending::new(&shutdown.into(), options.drain, options.on_coordinator_lost);
+    let coordinator = CoordinatorClient::new(
+        transport,
+        &ending,
+        options.reconnect,
+        options.jitter.clone(),
+        options.call_timeout,
+    );
+    let identity = Identity {
+        worker: options.worker.clone(),
+        kind: v1::WorkerKind::Judge,
+        device: "judges of the sweeps' settings".to_owned(),
+    };
+    let keeper = LeaseKeeper::start(coordinator.clone(), options.worker.clone());
+    let meter = Arc::new(Meter::default());
     let context = Arc::new(Context {
-        sweeps: Sweeps::new(coordinator.clone(), options.judge),
+        sweeps: Sweeps::new(coordinator.clone(), options.judge, options.provider.clone(), Arc::clone(&meter)),
+        presence: Presence::start(coordinator.clone(), identity),
         coordinator,
-        counters: Counters::default(),
+        meter,
         outage: Outage::default(),
+        ending: ending.clone(),
         broken: OnceLock::new(),
-        stop: stop.clone(),
-        drained: drained.clone(),
+        shut_out: OnceLock::new(),
+        left_behind: AtomicUsize::new(0),
+        active: AtomicUsize::new(0),
+        idle_since: Mutex::new(Instant::now()),
         options,
     });
     let mut jobs = JoinSet::new();
-    let drain = end_of_drain(stop.clone(), context.options.drain, drained.clone());
     let leasing = async {
-        let outcome = lease_until_stopped(&context, &keeper, &stop, &mut jobs).await;
-        stop.cancel();
+        let outcome = lease_until_stopped(&context, &keeper, &mut jobs).await;
+        ending.stop.cancel();
+        context.presence.set_state(v1::WorkerState::Draining);
         while let Some(ended) = jobs.join_next().await {
             report_panic(ended);
         }
+        context.presence.stopped().await;
         outcome
     };
     let outcome = tokio::select! {
+        biased;
         outcome = leasing => outcome,
-        never = drain => match never {},
+        never = ending.watch(&context.coordinator.contact) => match never {},
     };
-    let counters = &context.counters;
-    let summary = LoopSummary {
-        finished: counters.finished.load(Ordering::Relaxed),
-        failed: counters.failed.load(Ordering::Relaxed),
-        released: counters.released.load(Ordering::Relaxed),
-        lost: counters.lost.load(Ordering::Relaxed),
-        verdicts: counters.verdicts.load(Ordering::Relaxed),
-        cache_hits: context.sweeps.cache_hits(),
+    let left_behind = context.left_behind.load(Ordering::Relaxed) > 0;
+    let outcome = match (context.broken.get(), context.shut_out.get()) {
+        (Some(error), _) => Err(LoopError::Judge(error.clone())),
+        (None, Some(error)) => Err(error.clone().into()),
+        (None, None) => outcome.map(|ended| LoopSummary {
+            ended: if left_behind { Ended::DrainRanOut } else { ended },
+            ..context.summary()
+        }),
     };
-    tracing::info!(?summary, "judge stopped");
-    match context.broken.get() {
-        Some(error) => Err(LoopError::Judge(error.clone())),
-        None => outcome.map(|()| summary),
-    }
-}
-
-/// Declares the drain time over when it is; then never returns.
-async fn end_of_drain(
-    stop: CancellationToken,
-    drain: Duration,
-    drained: CancellationToken,
-) -> std::convert::Infallible {
-    stop.cancelled().await;
-    tokio::time::sleep(drain).await;
-    drained.cancel();
-    std::future::pending().await
+    tracing::info!(summary = ?context.summary(), ?outcome, "judge stopped");
+    outcome
 }
 
 async fn lease_until_stopped(
     context: &Arc<Context>,
     keeper: &LeaseKeeper,
-    stop: &CancellationToken,
     jobs: &mut JoinSet<()>,
-) -> Result<(), LoopError> {
-    let slots = Arc::new(Semaphore::new(context.options.max_jobs.max(1) as usize));
+) -> Result<Ended, LoopError> {
+    let (options, stop) = (&context.options, &context.ending.stop);
+    let slots = Arc::new(Semaphore::new(options.max_jobs.max(1) as usize));
     let mut patience = Patience::default();
     loop {
         let permits = tokio::select! {
             biased;
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => return ended(context),
             permits = free_slots(&slots) => permits,
         };
         while let Some(ended) = jobs.try_join_next() {
@@ -225,22 +207,30 @@ async fn lease_until_stopped(
         }
         if let Some(until) = context.outage.until() {
             pause(stop, until.saturating_duration_since(Instant::now())).await;
+            // There is work, and it waits for the endpoint.
+            *context.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             continue;
         }
         let asked = Instant::now();
+        let idle_left = context.idle_until().map(|until| until.saturating_duration_since(asked));
+        if idle_left == Some(Duration::ZERO) {
+            return Ok(Ended::Idle);
+        }
+        let wait = idle_left.map_or(options.lease_wait, |left| left.min(options.lease_wait));
         // Not broken off at the stop: jobs in an answer that nobody hears would be lost to their lease's end.
         let answer = tokio::select! {
-            answer = lease(context, permits.len()) => answer,
-            () = context.drained.cancelled() => return Ok(()),
+            biased;
+            answer = lease(context, permits.len(), wait) => answer,
+            () = context.ending.cut.cancelled() => return ended(context),
         };
         match answer {
             Ok(answer) => {
                 patience = Patience::default();
                 let idle = answer.jobs.is_empty();
-                accept(context, keeper, answer, permits, stop, jobs).await;
-                if idle && asked.elapsed() < context.options.lease_wait / 2 {
+                accept(context, keeper, answer, permits, jobs);
+                if idle && asked.elapsed() < wait / 2 {
                     // The coordinator did not wait for jobs, so the pause is made here.
-                    pause(stop, context.options.lease_wait.min(Duration::from_millis(250))).await;
+                    pause(stop, wait.min(Duration::from_millis(250))).await;
                 }
             }
             Err(status) if patience.allows_another_try(&status) => {
@@ -249,10 +239,24 @@ async fn lease_until_stopped(
                     failures, code = %status.code(), message = status.message(),
                     "no jobs could be leased; trying again"
                 );
-                pause(stop, context.options.reconnect.random_delay(failures)).await;
+                let delay = options.jitter.delay(options.reconnect, failures);
+                pause(stop, idle_left.map_or(delay, |left| left.min(delay))).await;
             }
-            Err(status) => return Err(LoopError::Refused(status)),
+            Err(status) => {
+                context.refuse_access(&status);
+                return Err(LoopError::Refused(status));
+            }
         }
+    }
+}
+
+/// What the end of the leasing means: a stop was asked for, or the coordinator is given up.
+fn ended(context: &Context) -> Result<Ended, LoopError> {
+    match context.options.on_coordinator_lost {
+        OnCoordinatorLost::Stop { patience } if context.ending.lost.is_cancelled() => {
+            Err(LoopError::CoordinatorLost { coordinator: context.options.coordinator.clone(), patience })
+        }
+        OnCoordinatorLost::Stop { .. } | OnCoordinatorLost::Finish => Ok(Ended::Stopped),
     }
 }
 
@@ -263,28 +267,25 @@ async fn free_slots(slots: &Arc<Semaphore>) -> Vec<OwnedSemaphorePermit> {
     std::iter::once(first).chain(rest).collect()
 }
 
-async fn lease(context: &Context, max_jobs: usize) -> Result<v1::LeaseResponse, Status> {
+async fn lease(context: &Context, max_jobs: usize, wait: Duration) -> Result<v1::LeaseResponse, Status> {
     let options = &context.options;
     let request = v1::LeaseRequest {
         worker: options.worker.0.clone(),
         rungs: vec![v1::Rung::Judgement.into()],
         max_jobs: u32::try_from(max_jobs).unwrap_or(u32::MAX),
-        wait_millis: u32::try_from(options.lease_wait.as_millis()).unwrap_or(u32::MAX),
+        wait_millis: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+        ..Default::default()
     };
-    let mut client = context.coordinator.client.clone();
-    tokio::time::timeout(options.lease_wait + options.call_timeout, client.lease(request))
-        .await
-        .map_err(|_| Status::deadline_exceeded("the coordinator did not answer in time"))?
-        .map(tonic::Response::into_inner)
+    let timeout = wait + options.call_timeout;
+    context.coordinator.once(timeout, |mut client| async move { client.lease(request).await }).await
 }
 
 /// Starts the leased jobs, each in a slot; without a slot, or once stopped, gives them back.
-async fn accept(
+fn accept(
     context: &Arc<Context>,
     keeper: &LeaseKeeper,
     answer: v1::LeaseResponse,
     mut permits: Vec<OwnedSemaphorePermit>,
-    stop: &CancellationToken,
     jobs: &mut JoinSet<()>,
 ) {
     let granted = Instant::now();
@@ -295,28 +296,32 @@ async fn accept(
         };
         let duration = Duration::from_millis(u64::from(wire.lease_millis));
         let lease = keeper.hold(reference, duration, granted);
-        let permit = permits.pop().filter(|_| !stop.is_cancelled());
+        let permit = permits.pop().filter(|_| !context.ending.stop.is_cancelled());
         let context = Arc::clone(context);
+        // Here, and not when its task first runs: until then the process would count as idle.
+        let active = Active::begin(&context);
         jobs.spawn(async move {
-            let Some(_permit) = permit else {
-                job::release(&context, &lease).await;
-                context.counters.released.fetch_add(1, Ordering::Relaxed);
-                return;
+            let _active = active;
+            let end = match &permit {
+                Some(_) => job::work(&context, JudgementJob::try_from(wire), lease).await,
+                None => {
+                    job::release(&context, &lease).await;
+                    End::Undone
+                }
             };
-            let counters = &context.counters;
-            let counter = match job::work(&context, JudgementJob::try_from(wire), lease).await {
-                End::Finished => &counters.finished,
-                End::Failed(_) => &counters.failed,
-                End::Undone | End::Away(_) | End::Broken(_) => &counters.released,
-                End::Lost => &counters.lost,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
+            context.presence.count(|counts| match end {
+                End::Finished => counts.finished += 1,
+                End::Failed(_) => counts.failed += 1,
+                End::Undone | End::Away(_) | End::Broken(_) => counts.released += 1,
+                End::Lost => counts.lost += 1,
+            });
         });
     }
 }
 
 async fn pause(stop: &CancellationToken, duration: Duration) {
     tokio::select! {
+        biased;
         () = tokio::time::sleep(duration) => {}
         () = stop.cancelled() => {}
     }

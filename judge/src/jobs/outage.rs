@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use avsweep_lease::Backoff;
+use avsweep_lease::{Backoff, Jitter};
 use tokio::time::Instant;
 
 /// How long no jobs are leased because an endpoint is away.
@@ -23,14 +23,14 @@ impl Outage {
     /// Notes that the endpoint was away just now; how long to pause from here on.
     ///
     /// Jobs that fail side by side are one outage: during a pause no further one is counted.
-    pub(super) fn note(&self, backoff: Backoff) -> Duration {
+    pub(super) fn note(&self, backoff: Backoff, jitter: &Jitter) -> Duration {
         let now = Instant::now();
         let mut state = self.lock();
         if let Some(until) = state.until.filter(|until| *until > now) {
             return until - now;
         }
         state.pauses = state.pauses.saturating_add(1);
-        let pause = backoff.random_delay(state.pauses);
+        let pause = jitter.delay(backoff, state.pauses);
         state.until = Some(now + pause);
         pause
     }

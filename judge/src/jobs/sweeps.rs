@@ -11,6 +11,8 @@ use tonic::Status;
 
 use crate::error::JudgeError;
 use crate::judge::{Judge, JudgeOptions};
+use crate::meter::Meter;
+use crate::rate::Rate;
 
 /// Sweeps and judges that are kept; the oldest goes first.
 const KEPT: usize = 16;
@@ -43,6 +45,9 @@ type Cell = Arc<OnceCell<Arc<Sweep>>>;
 pub(crate) struct Sweeps {
     coordinator: CoordinatorClient,
     options: JudgeOptions,
+    /// In place of what the sweeps name.
+    provider: Option<Arc<dyn Rate>>,
+    meter: Arc<Meter>,
     cells: Mutex<VecDeque<((SweepId, Fingerprint), Cell)>>,
     /// Sweeps with the same settings and levels share a judge: its limits are those of the process, and its cache
     /// serves them all.
@@ -50,8 +55,13 @@ pub(crate) struct Sweeps {
 }
 
 impl Sweeps {
-    pub(crate) fn new(coordinator: CoordinatorClient, options: JudgeOptions) -> Self {
-        Self { coordinator, options, cells: Mutex::default(), judges: Mutex::default() }
+    pub(crate) fn new(
+        coordinator: CoordinatorClient,
+        options: JudgeOptions,
+        provider: Option<Arc<dyn Rate>>,
+        meter: Arc<Meter>,
+    ) -> Self {
+        Self { coordinator, options, provider, meter, cells: Mutex::default(), judges: Mutex::default() }
     }
 
     /// The sweep with this definition; fetched when it is not known yet, by one caller for all that wait.
@@ -114,7 +124,11 @@ impl Sweeps {
         {
             return Ok(judge.clone());
         }
-        let judge = Judge::with_options(settings, levels, &self.options, |name| std::env::var(name))?;
+        let judge = match &self.provider {
+            Some(provider) => Judge::made_up(Arc::clone(provider), levels, &self.options),
+            None => Judge::with_options(settings, levels, &self.options, |name| std::env::var(name))?,
+        };
+        let judge = judge.metered(Arc::clone(&self.meter));
         if judges.len() >= KEPT {
             judges.pop_front();
         }

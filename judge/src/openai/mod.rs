@@ -8,7 +8,7 @@ use std::env::VarError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use avsweep_domain::{Fingerprint, Levels, Query, Response, Verdict};
+use avsweep_domain::{Fingerprint, FinishReason, Levels, Message, Query, Response, Role, Verdict};
 use avsweep_lease::error_chain;
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
@@ -20,6 +20,7 @@ pub use self::prompt::DEFAULT_RUBRIC;
 use self::prompt::Prompt;
 use crate::error::{AttemptError, JudgeError};
 use crate::judge::JudgeOptions;
+use crate::meter::Meter;
 use crate::retry_after::parse_retry_after;
 
 /// Bytes of an error reply that are read; its message is shortened further.
@@ -48,6 +49,7 @@ pub(crate) struct OpenaiJudge {
     timeout: Duration,
     max_attempts: u32,
     options: JudgeOptions,
+    liveness: Liveness,
 }
 
 /// One failed attempt.
@@ -81,6 +83,7 @@ impl OpenaiJudge {
             timeout: Duration::from_secs(u64::from(settings.timeout_seconds.max(1))),
             max_attempts: settings.max_attempts.max(1),
             options: *options,
+            liveness: Liveness::default(),
         })
     }
 
@@ -94,13 +97,15 @@ impl OpenaiJudge {
         levels: &Levels,
         query: &Query,
         response: &Response,
+        meter: &Meter,
     ) -> Result<Verdict, JudgeError> {
         let body = self.prompt.request(levels, query, response).to_string();
         let endpoint = || self.endpoint.url.to_string();
+        let began = Instant::now();
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let Failure { error, retry, asked } = match self.attempt(&body, levels).await {
+            let Failure { error, retry, asked } = match self.attempt(&body, levels, meter).await {
                 Ok(verdict) => return Ok(verdict),
                 Err(failure) => failure,
             };
@@ -108,7 +113,23 @@ impl OpenaiJudge {
                 return Err(JudgeError::Rejected { endpoint: endpoint(), source: error });
             }
             if attempts >= self.max_attempts {
-                return Err(JudgeError::GaveUp { endpoint: endpoint(), attempts, source: error });
+                let endpoint = endpoint();
+                if !may_lie_in_the_request(&error) || !self.answers_others(began, levels, meter).await {
+                    return Err(JudgeError::GaveUp { endpoint, attempts, source: error });
+                }
+                // Once more, now that the endpoint is known to be there: it may just have come back.
+                attempts += 1;
+                let Failure { error, retry, .. } = match self.attempt(&body, levels, meter).await {
+                    Ok(verdict) => return Ok(verdict),
+                    Err(failure) => failure,
+                };
+                return Err(if !retry {
+                    JudgeError::Rejected { endpoint, source: error }
+                } else if may_lie_in_the_request(&error) {
+                    JudgeError::OneUnanswered { endpoint, attempts, source: error }
+                } else {
+                    JudgeError::GaveUp { endpoint, attempts, source: error }
+                });
             }
             let longest = self.options.longest_retry_after;
             let wait = match asked {
@@ -132,21 +153,59 @@ impl OpenaiJudge {
         }
     }
 
+    /// Whether the endpoint answers other requests than one that it has not answered since `began`.
+    ///
+    /// Without this a single response that the endpoint never answers, with all others judged, would look like an
+    /// endpoint that is away, and be given back for ever. Where no other request shows it, a short one is made, by one
+    /// caller for all.
+    async fn answers_others(&self, began: Instant, levels: &Levels, meter: &Meter) -> bool {
+        if self.liveness.answered_since(began) {
+            return true;
+        }
+        let gave_up = Instant::now();
+        let mut probed = self.liveness.probed.lock().await;
+        if self.liveness.answered_since(began) {
+            return true;
+        }
+        if probed.is_some_and(|at| at >= gave_up) {
+            return false;
+        }
+        let text = |text: &str| text.to_owned();
+        let query = Query {
+            id: text("probe"),
+            messages: vec![Message { role: Role::User, content: text("Is water wet?") }],
+            references: levels.names().to_vec(),
+        };
+        let response = Response { text: text("Yes."), tokens: 1, finish: FinishReason::Stop };
+        let body = self.prompt.request(levels, &query, &response).to_string();
+        let answered = match self.attempt(&body, levels, meter).await {
+            Ok(_) => true,
+            Err(failure) => !may_lie_in_the_request(&failure.error) && !failure.retry,
+        };
+        *probed = Some(Instant::now());
+        answered
+    }
+
     /// One request, in a slot of its own, not before the endpoint wants one.
-    async fn attempt(&self, body: &str, levels: &Levels) -> Result<Verdict, Failure> {
+    async fn attempt(&self, body: &str, levels: &Levels, meter: &Meter) -> Result<Verdict, Failure> {
         let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
         self.wait_until_resumed().await;
-        let outcome = match tokio::time::timeout(self.timeout, self.exchange(body, levels)).await {
+        meter.add_call();
+        let outcome = match tokio::time::timeout(self.timeout, self.exchange(body, levels, meter)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::transient(AttemptError::Timeout { seconds: self.timeout.as_secs() })),
         };
         if let Err(Failure { asked: Some(asked), .. }) = &outcome {
             self.hold_back(*asked);
         }
+        match &outcome {
+            Ok(_) => self.liveness.note_answer(),
+            Err(_) => meter.add_error(),
+        }
         outcome
     }
 
-    async fn exchange(&self, body: &str, levels: &Levels) -> Result<Verdict, Failure> {
+    async fn exchange(&self, body: &str, levels: &Levels, meter: &Meter) -> Result<Verdict, Failure> {
         let mut request = self
             .endpoint
             .client
@@ -165,6 +224,9 @@ impl OpenaiJudge {
         let (bytes, whole) = Self::read_body(reply, limit).await?;
         if !whole {
             return Err(Failure::transient(AttemptError::TooLarge { limit }));
+        }
+        if let Some((input, output)) = reply::read_usage(&bytes) {
+            meter.add_tokens(input, output);
         }
         let text = self.endpoint.redact(&String::from_utf8_lossy(&bytes));
         let mut verdict = reply::read_verdict(text.as_bytes(), levels).map_err(Failure::transient)?;
@@ -224,6 +286,34 @@ impl OpenaiJudge {
                 _ => return,
             }
         }
+    }
+}
+
+/// When the endpoint gave a verdict last, and was probed last.
+#[derive(Debug, Default)]
+struct Liveness {
+    answered: Mutex<Option<Instant>>,
+    /// Held while probing.
+    probed: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl Liveness {
+    fn note_answer(&self) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn answered_since(&self, began: Instant) -> bool {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at >= began)
+    }
+}
+
+/// Failures that an endpoint which is away shows, but also one that breaks on this one request: it hangs, drops the
+/// connection, or fails inside. One that is busy says so.
+fn may_lie_in_the_request(error: &AttemptError) -> bool {
+    match error {
+        AttemptError::Timeout { .. } | AttemptError::Connection(_) => true,
+        AttemptError::Status { status, .. } => matches!(status, 500 | 502 | 504),
+        AttemptError::TooLarge { .. } | AttemptError::Reply(_) => false,
     }
 }
 

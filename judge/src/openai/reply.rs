@@ -71,6 +71,23 @@ pub(crate) fn read_verdict(body: &[u8], levels: &Levels) -> Result<Verdict, Repl
     Ok(Verdict { label, confidence: None, reason })
 }
 
+/// Tokens of prompt and answer, where a reply says.
+pub(crate) fn read_usage(body: &[u8]) -> Option<(u64, u64)> {
+    #[derive(Deserialize)]
+    struct Counted {
+        usage: Option<Usage>,
+    }
+    #[derive(Deserialize)]
+    struct Usage {
+        #[serde(default)]
+        prompt_tokens: u64,
+        #[serde(default)]
+        completion_tokens: u64,
+    }
+    let usage = serde_json::from_slice::<Counted>(body).ok()?.usage?;
+    Some((usage.prompt_tokens, usage.completion_tokens))
+}
+
 /// The verdict of a judge that declined to judge.
 pub(crate) fn refused(reason: &str) -> Verdict {
     let reason = Some(shorten(reason.trim(), REASON_CHARACTERS));

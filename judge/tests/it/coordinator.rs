@@ -12,12 +12,13 @@ use avsweep_domain::{
 };
 use avsweep_proto::v1;
 use avsweep_proto::v1::job_service_server::{JobService, JobServiceServer};
+use avsweep_transport::Transport;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::{Channel, Endpoint, Server, Uri};
+use tonic::transport::{Endpoint, Server, Uri};
 use tonic::{Request, Status};
 
 /// What the coordinator was told.
@@ -39,11 +40,17 @@ pub(crate) struct State {
     held: BTreeMap<i64, v1::LeaseRef>,
     /// Every job ever handed out, to be handed out again when it is given back.
     handed_out: BTreeMap<i64, v1::LeasedJob>,
+    /// Connections are refused.
+    pub(crate) away: bool,
     /// Statuses that the next calls of a kind are answered with.
     pub(crate) refusals: Vec<(&'static str, Status)>,
     /// Jobs whose lease is taken away.
     pub(crate) lost: HashSet<i64>,
     pub(crate) lease_millis: u32,
+    /// What judges said of themselves.
+    pub(crate) statuses: Vec<v1::WorkerStatus>,
+    /// What their reports said they took.
+    pub(crate) usages: Vec<v1::Usage>,
     pub(crate) events: Vec<(Instant, Event)>,
     /// Stored verdicts by job and ordinal, with how often each was written.
     pub(crate) verdicts: BTreeMap<(i64, u32), (Verdict, u32)>,
@@ -124,16 +131,21 @@ impl Coordinator {
         Self { state, changed, connections, _server: server }
     }
 
-    /// A channel that connects anew whenever its connection is gone.
-    pub(crate) fn channel(&self) -> Channel {
-        let connections = self.connections.clone();
-        Endpoint::from_static("http://coordinator.in.memory").connect_with_connector_lazy(tower::service_fn(
-            move |_: Uri| {
-                let (near, far) = tokio::io::duplex(64 * 1024);
-                let sent = connections.send(Ok(far)).map_err(io::Error::other);
-                async move { sent.map(|()| TokioIo::new(near)) }
-            },
-        ))
+    /// A transport that connects anew whenever its connection is gone.
+    pub(crate) fn transport(&self) -> Transport {
+        let (connections, state) = (self.connections.clone(), Arc::clone(&self.state));
+        let connector = tower::service_fn(move |_: Uri| {
+            let away = state.lock().unwrap().away;
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let sent = if away {
+                Err(io::Error::other("connection refused"))
+            } else {
+                connections.send(Ok(far)).map_err(io::Error::other)
+            };
+            async move { sent.map(|()| TokioIo::new(near)) }
+        });
+        let endpoint = Endpoint::from_static("http://coordinator.in.memory");
+        avsweep_transport::boxed(endpoint.connect_with_connector_lazy(connector))
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -310,6 +322,7 @@ impl JobService for Service {
             finished: request.finished,
             evaluate_micros: request.timings.unwrap().evaluate_micros,
         });
+        state.usages.extend(request.usage);
         let refused = state.refuse("report");
         let held = state.holds(&lease);
         if refused.is_ok() && held {
@@ -357,6 +370,19 @@ impl JobService for Service {
         drop(state);
         self.changed.notify_waiters();
         Ok(tonic::Response::new(v1::FailResponse { status: status(held).into() }))
+    }
+
+    async fn report_status(
+        &self,
+        request: Request<v1::ReportStatusRequest>,
+    ) -> Result<tonic::Response<v1::ReportStatusResponse>, Status> {
+        let status = request.into_inner().status.unwrap();
+        let mut state = self.state.lock().unwrap();
+        state.statuses.push(status);
+        let next_millis = state.lease_millis / 3;
+        drop(state);
+        self.changed.notify_waiters();
+        Ok(tonic::Response::new(v1::ReportStatusResponse { next_millis }))
     }
 
     async fn get_definition(

@@ -1,11 +1,18 @@
 //! The judge's loop against an in-memory coordinator.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use avsweep_domain::{JudgeProvider, JudgeSettings, Label, Level, WorkerId};
-use avsweep_judge::{LoopError, LoopOptions, LoopSummary, run};
+use avsweep_domain::{
+    JudgeProvider, JudgeSettings, Label, Level, Levels, Query, Response, Verdict, WorkerId,
+};
+use avsweep_judge::{
+    Ended, Jitter, JudgeError, LoopError, LoopOptions, LoopSummary, Meter, OnCoordinatorLost, Prices, Rate,
+    run,
+};
 use avsweep_lease::Backoff;
+use avsweep_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
@@ -39,13 +46,13 @@ struct Running {
 
 fn start(coordinator: &Coordinator, options: LoopOptions) -> Running {
     let shutdown = CancellationToken::new();
-    let task = tokio::spawn(run(coordinator.channel(), options, shutdown.clone()));
+    let task = tokio::spawn(run(coordinator.transport(), options, shutdown.clone()));
     Running { shutdown, task: AbortOnDropHandle::new(task) }
 }
 
 impl Running {
     async fn ended(self) -> Result<LoopSummary, LoopError> {
-        tokio::time::timeout(Duration::from_secs(60), self.task).await.expect("the loop ends").unwrap()
+        tokio::time::timeout(Duration::from_secs(600), self.task).await.expect("the loop ends").unwrap()
     }
 
     async fn stop(self) -> LoopSummary {
@@ -363,7 +370,8 @@ async fn a_coordinator_that_refuses_this_process_ends_the_loop() {
     coordinator.state().refusals = vec![("lease", Status::unauthenticated("no token"))];
     let running = start(&coordinator, options());
     let error = running.ended().await.expect_err("the loop cannot go on");
-    assert!(matches!(&error, LoopError::Refused(status) if status.message() == "no token"), "{error:?}");
+    assert!(matches!(&error, LoopError::Access(_)), "{error:?}");
+    assert!(error.to_string().contains("no token") && error.to_string().contains("judge token"), "{error}");
 }
 
 #[tokio::test]
@@ -373,4 +381,104 @@ async fn a_coordinator_that_answers_only_with_internal_errors_ends_the_loop() {
     let running = start(&coordinator, options());
     let error = running.ended().await.expect_err("the loop cannot go on");
     assert!(matches!(&error, LoopError::Refused(status) if status.message().contains("broken")), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_response_that_never_gets_an_answer_fails_its_job_while_the_endpoint_answers_others() {
+    let api =
+        Api::start_with([], |request| request.response().starts_with("slow").then_some(Reply::Hang)).await;
+    let mut settings = api.settings(None);
+    if let JudgeProvider::Openai { timeout_seconds, max_attempts, .. } = &mut settings.provider {
+        (*timeout_seconds, *max_attempts) = (1, 2);
+    }
+    let coordinator = Coordinator::start();
+    coordinator.set_sweep(settings, 3);
+    // The only one left: no other request shows that the endpoint is there.
+    coordinator.add_job(1, [0], |_| "slow".to_owned());
+    let running = start(&coordinator, options());
+    coordinator.wait_for("the failure", |state| state.failure(1).is_some()).await;
+    let summary = running.stop().await;
+    assert_eq!((summary.failed, summary.released), (1, 0));
+    let error = coordinator.state().failure(1).unwrap();
+    assert!(error.contains("answers other requests") && error.contains("no reply within 1 s"), "{error}");
+    assert_eq!(api.requests().len(), 4, "two attempts, one question whether it is there, one more attempt");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_answers_nothing_fails_no_job() {
+    let api = Api::start_with([], |_| Some(Reply::Cut)).await;
+    let coordinator = Coordinator::start();
+    coordinator.set_sweep(api.settings(None), 1);
+    coordinator.add_job(1, [0], |_| "text".to_owned());
+    let running = start(&coordinator, options());
+    coordinator.wait_for("the job to be given back", |state| state.released(1)).await;
+    assert_eq!(running.stop().await.failed, 0);
+    assert!(coordinator.state().failure(1).is_none());
+}
+
+/// Says the same of everything, after a while.
+#[derive(Debug)]
+struct MadeUp;
+
+#[async_trait::async_trait]
+impl Rate for MadeUp {
+    async fn rate(
+        &self,
+        _levels: &Levels,
+        _query: &Query,
+        _response: &Response,
+        meter: &Meter,
+    ) -> Result<Verdict, JudgeError> {
+        meter.add_call();
+        meter.add_tokens(100, 10);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        Ok(Verdict { label: Label::Level(Level(1)), confidence: None, reason: None })
+    }
+}
+
+fn made_up() -> LoopOptions {
+    LoopOptions {
+        provider: Some(Arc::new(MadeUp)),
+        prices: Prices { input: 2.0, output: 10.0 },
+        jitter: Jitter::seeded(1),
+        ..LoopOptions::new(WorkerId("judge-1".to_owned()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_made_up_provider_judges_in_paused_time_and_what_it_took_is_reported_once() {
+    let coordinator = Coordinator::start();
+    coordinator.set_sweep(reference(), 10);
+    coordinator.add_job(1, 0..10, |ordinal| format!("text {ordinal}"));
+    let mut options = made_up();
+    options.idle_timeout = Some(Duration::from_secs(60));
+    let began = tokio::time::Instant::now();
+    let summary = start(&coordinator, options).ended().await.unwrap();
+    assert_eq!((summary.finished, summary.verdicts, summary.ended), (1, 10, Ended::Idle));
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(90) && took < Duration::from_secs(95), "{took:?}");
+    let state = coordinator.state();
+    let sum = |of: fn(&v1::Usage) -> u64| state.usages.iter().map(of).sum::<u64>();
+    assert_eq!(sum(|usage| u64::from(usage.judge_calls)), 10);
+    assert_eq!((sum(|usage| usage.judge_input_tokens), sum(|usage| usage.judge_output_tokens)), (1000, 100));
+    assert_eq!(sum(|usage| usage.judge_spend_microdollars), 3000);
+    let mut states: Vec<_> = state.statuses.iter().map(v1::WorkerStatus::state).collect();
+    states.dedup();
+    assert_eq!(states.last(), Some(&v1::WorkerState::Stopped));
+    assert!(states.contains(&v1::WorkerState::Busy), "{states:?}");
+    assert!(state.statuses.iter().all(|status| status.kind() == v1::WorkerKind::Judge));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_coordinator_ends_the_loop_after_its_patience_where_it_shall() {
+    let coordinator = Coordinator::start();
+    coordinator.state().away = true;
+    let patience = Duration::from_secs(60);
+    let mut options = made_up();
+    options.on_coordinator_lost = OnCoordinatorLost::Stop { patience };
+    let began = tokio::time::Instant::now();
+    let error = start(&coordinator, options).ended().await.expect_err("it is lost");
+    assert!(matches!(error, LoopError::CoordinatorLost { .. }), "{error:?}");
+    let took = began.elapsed();
+    assert!(took >= patience && took < patience + Duration::from_secs(10), "{took:?}");
 }

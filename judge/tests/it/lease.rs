@@ -5,11 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use avsweep_domain::WorkerId;
-use avsweep_lease::{Backoff, CoordinatorClient, LeaseKeeper, job_client};
+use avsweep_lease::{Backoff, CoordinatorClient, Ending, Jitter, LeaseKeeper, OnCoordinatorLost, Shutdown};
 use avsweep_proto::v1;
-use avsweep_proto::v1::job_service_client::JobServiceClient;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::coordinator::{Coordinator, Event, definition};
@@ -31,14 +29,15 @@ async fn leased(jobs: &[i64]) -> (Coordinator, LeaseKeeper, Vec<v1::LeaseRef>) {
     for job in jobs {
         coordinator.add_job(*job, [0], |_| String::new());
     }
-    let mut client = JobServiceClient::new(coordinator.channel());
+    let client = patient(&coordinator);
     let request = v1::LeaseRequest {
         worker: "w".to_owned(),
         rungs: vec![v1::Rung::Judgement.into()],
         max_jobs: jobs.len() as u32,
         wait_millis: 0,
+        ..Default::default()
     };
-    let answer = client.lease(request).await.unwrap().into_inner();
+    let answer = client.once(LEASE, |mut client| async move { client.lease(request).await }).await.unwrap();
     let keeper = LeaseKeeper::start(client, WorkerId("w".to_owned()));
     (coordinator, keeper, answer.jobs.into_iter().filter_map(|job| job.lease).collect())
 }
@@ -120,12 +119,10 @@ async fn a_lease_taken_into_care_later_but_due_earlier_is_renewed_in_time() {
 }
 
 fn patient(coordinator: &Coordinator) -> CoordinatorClient {
-    CoordinatorClient {
-        client: job_client(coordinator.channel()),
-        backoff: Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(5) },
-        timeout: Duration::from_secs(20),
-        hurry: CancellationToken::new(),
-    }
+    let ending = Ending::new(&Shutdown::default(), Duration::ZERO, OnCoordinatorLost::Finish);
+    let backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(5) };
+    let transport = coordinator.transport();
+    CoordinatorClient::new(transport, &ending, backoff, Jitter::seeded(1), Duration::from_secs(20))
 }
 
 async fn fetch(coordinator: &Coordinator) -> Result<v1::GetDefinitionResponse, Status> {

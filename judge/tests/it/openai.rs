@@ -105,11 +105,14 @@ async fn whatever_may_pass_is_tried_again_until_there_is_a_verdict() {
         assert!(verdict.is_ok_and(|verdict| verdict.label == Label::Level(Level(2))), "{failure:?}");
         assert_eq!(api.requests().len(), 3, "{failure:?}");
 
-        let api = Api::start(vec![failure.clone(); 3]).await;
+        let always = failure.clone();
+        let api = Api::start_with([], move |_| Some(always.clone())).await;
         let error = judged(&judge_of(&api), "a").await.expect_err("three failures in three attempts");
         assert!(matches!(error, JudgeError::GaveUp { attempts: 3, .. }), "{error:?}");
         assert!(error_chain(&error).contains(&api.base_url), "{}", error_chain(&error));
-        assert_eq!(api.requests().len(), 3, "{failure:?}");
+        // Where it may be this one response that the endpoint breaks on, it is asked another question.
+        let another = matches!(failure, Reply::Cut | Reply::Raw(500, ..));
+        assert_eq!(api.requests().len(), 3 + usize::from(another), "{failure:?}");
     }
 }
 

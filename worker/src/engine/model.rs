@@ -1,65 +1,34 @@
-//! Evaluates jobs on an engine: load once, merge per point, score or generate in chunks.
+//! Loads once, merges per point, scores or generates in chunks.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use avsweep_domain::{
-    Dtype, Fingerprint, FinishReason, Point, QueryScore, ReferenceScore, Response, Rung, SweepDefinition,
-};
+use avsweep_domain::{Dtype, Fingerprint, FinishReason, Point, QueryScore, ReferenceScore, Response, Rung};
 use avsweep_engine::{
     AlignmentVector, BaseModel, Coefficient, Engine, Message, PreparedPrompts, PreparedScores, PromptItem,
     Sampling, ScoreItem, WeightType,
 };
+use avsweep_lease::error_chain;
 
-use crate::error::{JobError, WorkerError};
-
-/// What an engine is asked to do.
-#[derive(Debug, Clone)]
-pub(crate) struct Task {
-    pub(crate) definition: Arc<SweepDefinition>,
-    pub(crate) sweep_fingerprint: Fingerprint,
-    pub(crate) rung: Rung,
-    pub(crate) point: Point,
-    pub(crate) ordinals: Vec<u32>,
-}
-
-/// Results of one chunk.
-#[derive(Debug)]
-pub(crate) enum ChunkResults {
-    Scores(Vec<(u32, QueryScore)>),
-    Responses(Vec<(u32, Response)>),
-}
-
-/// Where the time of a chunk went.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Spent {
-    pub(crate) load: Duration,
-    pub(crate) merge: Duration,
-    pub(crate) evaluate: Duration,
-}
+use super::locations::ModelPaths;
+use super::memory::is_out_of_memory;
+use crate::error::{JobError, UnfitError};
+use crate::evaluate::{Chunk, ChunkResults, End, Spent, Task};
 
 /// Whether the caller wants more chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(super) enum Wish {
     GoOn,
     Stop,
 }
 
-/// How a task ended, when it did not fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    Finished,
-    Stopped,
-}
-
 /// Why a task failed.
 #[derive(Debug)]
-pub(crate) enum Failure {
-    /// The job cannot be done; others may.
-    Job(JobError),
-    /// This worker cannot go on.
-    Worker(WorkerError),
+pub(super) enum Failed {
+    /// The job cannot be done; it was on this many queries.
+    Job { error: JobError, together: usize },
+    /// The sweep's jobs cannot be done here.
+    Unfit(UnfitError),
 }
 
 /// Floating-point work of a chunk, about: small enough that results come every few seconds on two cores, large
@@ -71,9 +40,11 @@ const LEAST_PROMPTS: usize = 16;
 
 /// An engine with what it has loaded and prepared.
 #[derive(Default)]
-pub(crate) struct Evaluator {
+pub(super) struct Model {
     loaded: Option<Loaded>,
     prepared: Option<Prepared>,
+    /// Queries of the chunk being evaluated.
+    together: usize,
 }
 
 struct Loaded {
@@ -87,68 +58,88 @@ struct Prepared {
     sweep: Fingerprint,
     scores: PreparedScores,
     prompts: PreparedPrompts,
+    /// Each query's messages, for counting their tokens.
+    conversations: Vec<Vec<Message>>,
     /// Tokens that scoring each query computes, by ordinal.
     score_tokens: Vec<usize>,
+    /// Tokens of each prompt, by ordinal; counted when the first is generated from.
+    prompt_tokens: Option<Vec<usize>>,
     /// The last selection; consecutive jobs usually ask for the same queries.
     selected: Option<(Vec<u32>, PreparedScores)>,
 }
 
-impl Evaluator {
-    /// Evaluates a task chunk by chunk; `emit` takes each chunk's results and says whether to go on.
-    pub(crate) fn evaluate(
+impl Model {
+    /// Evaluates a task chunk by chunk; `emit` takes each chunk and says whether to go on.
+    pub(super) fn evaluate(
         &mut self,
         task: &Task,
-        mut emit: impl FnMut(ChunkResults, Spent) -> Wish,
-    ) -> Result<End, Failure> {
+        paths: &ModelPaths,
+        located_in: Duration,
+        mut emit: impl FnMut(Chunk) -> Wish,
+    ) -> Result<End, Failed> {
+        if task.rung == Rung::Judgement {
+            return Err(Failed::Job { error: JobError::WrongRung(task.rung), together: 0 });
+        }
+        self.together = task.ordinals.len();
         let mut spent = Spent::default();
         let started = Instant::now();
-        self.load(task).map_err(Failure::Worker)?;
+        self.load(task, paths)?;
         self.prepare(task);
-        spent.load = started.elapsed();
+        spent.load = located_in + started.elapsed();
 
         let started = Instant::now();
-        self.merge(&task.point).map_err(Failure::Job)?;
+        self.merge(&task.point).map_err(|error| self.failed(error))?;
         spent.merge = started.elapsed();
 
         let chunks = self.chunks(task);
         for chunk in chunks {
+            self.together = chunk.len();
             let started = Instant::now();
             let results = match task.rung {
-                Rung::Likelihood => ChunkResults::Scores(self.score(task, &chunk).map_err(Failure::Job)?),
-                Rung::Generation => {
-                    ChunkResults::Responses(self.generate(task, &chunk).map_err(Failure::Job)?)
-                }
-                Rung::Judgement => return Err(Failure::Job(JobError::WrongRung(task.rung))),
+                Rung::Likelihood | Rung::Judgement => self.score(task, &chunk).map(ChunkResults::Scores),
+                Rung::Generation => self.generate(task, &chunk).map(ChunkResults::Responses),
             };
+            let results = results.map_err(|error| self.failed(error))?;
             spent.evaluate = started.elapsed();
-            if emit(results, std::mem::take(&mut spent)) == Wish::Stop {
+            let tokens = self.tokens(&chunk, &results);
+            if emit(Chunk { results, spent: std::mem::take(&mut spent), tokens }) == Wish::Stop {
                 return Ok(End::Stopped);
             }
         }
         Ok(End::Finished)
     }
 
+    /// Queries that were evaluated together last.
+    pub(super) fn together(&self) -> usize {
+        self.together
+    }
+
+    fn failed(&self, error: JobError) -> Failed {
+        Failed::Job { error, together: self.together }
+    }
+
     /// Loads the sweep's model unless it is loaded. The files must be those that the sweep was created with.
-    fn load(&mut self, task: &Task) -> Result<(), WorkerError> {
+    fn load(&mut self, task: &Task, paths: &ModelPaths) -> Result<(), Failed> {
         let definition = &task.definition;
-        let recipe = definition.recipe_fingerprint();
-        if self.loaded.as_ref().is_some_and(|loaded| loaded.recipe == recipe) {
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.recipe == task.recipe) {
             return Ok(());
         }
         // The old model goes first: two may not fit.
         self.loaded = None;
         self.prepared = None;
-        let base = BaseModel::open(Path::new(&definition.model.path))?;
-        check_fingerprint(&definition.model.path, base.fingerprint(), &definition.model.fingerprint)?;
+        let unfit = |error: avsweep_engine::EngineError| Failed::Unfit(error.into());
+        let base = BaseModel::open(&paths.base).map_err(unfit)?;
+        check_fingerprint(&paths.base, base.fingerprint(), &definition.model.fingerprint)?;
         let vectors = definition
             .vectors
             .iter()
-            .map(|source| {
-                let vector = AlignmentVector::open(Path::new(&source.path), &base)?;
-                check_fingerprint(&source.path, vector.fingerprint(), &source.fingerprint)?;
+            .zip(&paths.vectors)
+            .map(|(source, path)| {
+                let vector = AlignmentVector::open(path, &base).map_err(unfit)?;
+                check_fingerprint(path, vector.fingerprint(), &source.fingerprint)?;
                 Ok(vector)
             })
-            .collect::<Result<Vec<_>, WorkerError>>()?;
+            .collect::<Result<Vec<_>, Failed>>()?;
         let coefficients: Vec<Coefficient> = definition
             .space
             .coefficients()
@@ -164,8 +155,11 @@ impl Evaluator {
             Dtype::Bf16 => WeightType::Bf16,
             Dtype::F16 => WeightType::F16,
         };
-        let engine = Engine::load(base, vectors, &coefficients, dtype)?;
-        self.loaded = Some(Loaded { recipe, engine, merged: None });
+        let engine = Engine::load(base, vectors, &coefficients, dtype).map_err(|error| {
+            // The right files, and still no engine: the sweep's coefficients do not suit them, here as anywhere.
+            if is_out_of_memory(&error_chain(&error)) { unfit(error) } else { self.failed(error.into()) }
+        })?;
+        self.loaded = Some(Loaded { recipe: task.recipe, engine, merged: None });
         Ok(())
     }
 
@@ -176,7 +170,7 @@ impl Evaluator {
             return;
         }
         let definition = &task.definition;
-        let messages = |query: &avsweep_domain::Query| {
+        let messages = |query: &avsweep_domain::Query| -> Vec<Message> {
             query
                 .messages
                 .iter()
@@ -202,7 +196,9 @@ impl Evaluator {
             sweep: task.sweep_fingerprint,
             score_tokens: (0..scores.len()).map(|index| scores.select(&[index]).tokens()).collect(),
             prompts: loaded.engine.prepare_prompts(&prompts),
+            conversations: prompts.into_iter().map(|prompt| prompt.messages).collect(),
             scores,
+            prompt_tokens: None,
             selected: None,
         });
     }
@@ -218,13 +214,37 @@ impl Evaluator {
         Ok(())
     }
 
-    /// The task's ordinals cut where [`CHUNK_FLOP`] is reached.
+    /// Tokens that went through the model for a chunk.
+    fn tokens(&mut self, ordinals: &[u32], results: &ChunkResults) -> u64 {
+        let (Some(loaded), Some(prepared)) = (&self.loaded, &mut self.prepared) else { return 0 };
+        let (counts, generated) = match results {
+            ChunkResults::Scores(_) => (&prepared.score_tokens, 0_u64),
+            ChunkResults::Responses(responses) => {
+                let counts = prepared.prompt_tokens.get_or_insert_with(|| {
+                    prepared
+                        .conversations
+                        .iter()
+                        .map(|messages| {
+                            loaded.engine.prompt_tokens(messages).map_or(0, |tokens| tokens.len())
+                        })
+                        .collect()
+                });
+                let generated = responses.iter().map(|(_, response)| u64::from(response.tokens)).sum::<u64>();
+                (&*counts, generated)
+            }
+        };
+        let count = |ordinal: &u32| counts.get(*ordinal as usize).map_or(0, |tokens| *tokens as u64);
+        ordinals.iter().map(count).sum::<u64>() + generated
+    }
+
+    /// The task's ordinals cut where [`CHUNK_FLOP`] is reached, or the memory's limit.
     fn chunks(&self, task: &Task) -> Vec<Vec<u32>> {
         let (Some(loaded), Some(prepared)) = (&self.loaded, &self.prepared) else { return Vec::new() };
         let flop_per_token = 2.0 * loaded.engine.base().parameters() as f64;
         let new_tokens = task.definition.evaluation.decode.max_new_tokens as usize;
         let mut chunks: Vec<Vec<u32>> = Vec::new();
         let mut flop = f64::INFINITY;
+        let most = task.together.unwrap_or(usize::MAX).max(1);
         let least = if task.rung == Rung::Generation { LEAST_PROMPTS } else { 1 };
         for ordinal in &task.ordinals {
             let tokens = match task.rung {
@@ -235,7 +255,7 @@ impl Evaluator {
             };
             let cost = tokens as f64 * flop_per_token;
             match chunks.last_mut() {
-                Some(chunk) if flop + cost <= CHUNK_FLOP || chunk.len() < least => {
+                Some(chunk) if chunk.len() < most && (flop + cost <= CHUNK_FLOP || chunk.len() < least) => {
                     chunk.push(*ordinal);
                     flop += cost;
                 }
@@ -333,13 +353,13 @@ fn query_seed(seed: u64, query: &Fingerprint) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-fn check_fingerprint(path: &str, found: &str, wanted: &Fingerprint) -> Result<(), WorkerError> {
+fn check_fingerprint(path: &Path, found: &str, wanted: &Fingerprint) -> Result<(), Failed> {
     if found == wanted.to_string() {
         return Ok(());
     }
-    Err(WorkerError::FilesDiffer {
-        path: path.to_owned(),
+    Err(Failed::Unfit(UnfitError::FilesDiffer {
+        path: path.display().to_string(),
         found: found.chars().take(12).collect(),
         wanted: wanted.short(),
-    })
+    }))
 }

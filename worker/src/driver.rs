@@ -1,0 +1,169 @@
+//! Drives the evaluator: one job after another, fewer queries at once where the memory ran out.
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use avsweep_lease::error_chain;
+use futures::FutureExt as _;
+use tokio::sync::mpsc;
+
+use crate::error::{JobError, UnfitError, WorkerError};
+use crate::evaluate::{Chunk, End, Evaluate, Failure, Task};
+use crate::limits::Limits;
+use crate::queue::{Queue, QueuedJob};
+
+/// Chunks of a job that may wait to be taken before the evaluator waits.
+const CHUNK_QUEUE: usize = 4;
+/// Events that may wait to be taken.
+const EVENT_QUEUE: usize = 16;
+
+/// What comes of a job. All but `Chunk` and `OutOfMemory` are a job's last.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Results.
+    Chunk { number: u64, chunk: Chunk },
+    /// The memory ran out; the job goes on with fewer queries at once.
+    OutOfMemory { number: u64 },
+    /// Every query has its result.
+    Finished { number: u64 },
+    /// Given up because it is unwanted.
+    Stopped { number: u64 },
+    /// The job failed.
+    Failed { number: u64, error: String },
+    /// The sweep's jobs cannot be done here.
+    Unfit { number: u64, error: UnfitError },
+    /// The evaluator cannot go on.
+    Broken(WorkerError),
+}
+
+/// The evaluator and what drives it.
+pub(crate) struct Driver {
+    evaluator: Box<dyn Evaluate>,
+    queue: Arc<Queue>,
+    events: mpsc::Sender<Event>,
+    limits: Limits,
+    stint: Duration,
+}
+
+/// Nobody takes events any more.
+struct Unheard;
+
+impl Driver {
+    pub(crate) fn new(
+        evaluator: Box<dyn Evaluate>,
+        queue: Arc<Queue>,
+        stint: Duration,
+    ) -> (Self, mpsc::Receiver<Event>) {
+        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+        (Self { evaluator, queue, events, limits: Limits::default(), stint }, receiver)
+    }
+
+    /// Takes jobs until nobody takes events.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let job = self.queue.next(self.stint).await;
+            let Ok(last) = self.drive(&job).await else { return };
+            if matches!(last, Event::Unfit { .. }) {
+                self.queue.nothing_loaded();
+            }
+            let broken = matches!(last, Event::Broken(_));
+            if self.events.send(last).await.is_err() || broken {
+                return;
+            }
+        }
+    }
+
+    /// A job's last event.
+    async fn drive(&mut self, job: &QueuedJob) -> Result<Event, Unheard> {
+        let number = job.number;
+        let (recipe, rung) = (job.task.recipe, job.task.rung);
+        let mut left: BTreeSet<u32> = job.task.ordinals.iter().copied().collect();
+        let mut task = Arc::clone(&job.task);
+        if let Some(limit) = self.limits.get(recipe, rung) {
+            task = Arc::new(Task { together: Some(limit), ..(*task).clone() });
+        }
+        loop {
+            if job.unwanted.is_cancelled() {
+                return Ok(Event::Stopped { number });
+            }
+            let failure = match self.evaluate(job, &task, &mut left).await? {
+                Ok(End::Stopped) => return Ok(Event::Stopped { number }),
+                Ok(End::Finished) if left.is_empty() => {
+                    self.limits.fitted(recipe, rung);
+                    return Ok(Event::Finished { number });
+                }
+                Ok(End::Finished) => Failure::Job(JobError::Incomplete {
+                    missing: left.len(),
+                    wanted: job.task.ordinals.len(),
+                }),
+                Err(failure) => failure,
+            };
+            match failure {
+                Failure::Job(error) => return Ok(Event::Failed { number, error: error_chain(&error) }),
+                Failure::Unfit(error) => return Ok(Event::Unfit { number, error }),
+                Failure::Worker(error) => return Ok(Event::Broken(error)),
+                Failure::OutOfMemory { together, reason } => {
+                    self.events.send(Event::OutOfMemory { number }).await.map_err(|_| Unheard)?;
+                    let Some(fewer) = self.limits.halve(recipe, rung, together) else {
+                        let error = JobError::OutOfMemory { reason };
+                        return Ok(Event::Failed { number, error: error_chain(&error) });
+                    };
+                    tracing::warn!(%rung, together, fewer, reason, "out of memory: going on with fewer queries at once");
+                    task = Arc::new(Task {
+                        ordinals: left.iter().copied().collect(),
+                        together: Some(fewer),
+                        ..(*task).clone()
+                    });
+                }
+            }
+        }
+    }
+
+    /// Evaluates `task` once and hands its chunks on; a panic is the job's failure.
+    async fn evaluate(
+        &mut self,
+        job: &QueuedJob,
+        task: &Arc<Task>,
+        left: &mut BTreeSet<u32>,
+    ) -> Result<Result<End, Failure>, Unheard> {
+        let (sender, mut chunks) = mpsc::channel(CHUNK_QUEUE);
+        let evaluating = self.evaluator.evaluate(Arc::clone(task), sender, job.unwanted.clone());
+        let mut evaluating = std::pin::pin!(AssertUnwindSafe(evaluating).catch_unwind());
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                Some(chunk) = chunks.recv() => hand_on(&self.events, job.number, chunk, left).await?,
+                outcome = &mut evaluating => break outcome,
+            }
+        };
+        // What was sent just before the end.
+        while let Ok(chunk) = chunks.try_recv() {
+            hand_on(&self.events, job.number, chunk, left).await?;
+        }
+        Ok(outcome.unwrap_or_else(|panic| Err(Failure::Job(JobError::Panicked(panic_text(panic.as_ref()))))))
+    }
+}
+
+async fn hand_on(
+    events: &mpsc::Sender<Event>,
+    number: u64,
+    chunk: Chunk,
+    left: &mut BTreeSet<u32>,
+) -> Result<(), Unheard> {
+    for ordinal in chunk.results.ordinals() {
+        left.remove(&ordinal);
+    }
+    events.send(Event::Chunk { number, chunk }).await.map_err(|_| Unheard)
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "no message".to_owned())
+}
