@@ -31,12 +31,14 @@ async fn main() -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     let server = InProcessServer::start(Arc::clone(&coordinator), cancel.clone()).await;
     let tasks = coordinator.start_background(cancel.clone());
-    let mut sweeps = SweepServiceClient::new(server.channel());
-    let mut jobs = JobServiceClient::new(server.channel());
+    let mut sweeps = SweepServiceClient::new(server.transport());
+    let mut jobs = JobServiceClient::new(server.transport());
 
     let definition = definition();
     let started = Instant::now();
-    sweeps.create_sweep(v1::CreateSweepRequest { definition: Some((&definition).into()) }).await?;
+    sweeps
+        .create_sweep(v1::CreateSweepRequest { definition: Some((&definition).into()), priority: 0 })
+        .await?;
     let (mut done, mut longest) = (0u32, Duration::ZERO);
     loop {
         let asked = Instant::now();
@@ -45,6 +47,7 @@ async fn main() -> anyhow::Result<()> {
             rungs: vec![v1::Rung::Likelihood.into()],
             max_jobs: 4,
             wait_millis: 200,
+            ..Default::default()
         };
         let leased = jobs.lease(request).await?.into_inner().jobs;
         longest = longest.max(asked.elapsed());
@@ -74,7 +77,9 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn state(sweeps: &mut SweepServiceClient<tonic::transport::Channel>) -> anyhow::Result<v1::SweepState> {
+async fn state(
+    sweeps: &mut SweepServiceClient<avsweep_transport::Transport>,
+) -> anyhow::Result<v1::SweepState> {
     let request = v1::GetSweepRequest { sweep: "full-grid".to_owned() };
     let progress = sweeps.get_sweep(request).await?.into_inner().progress;
     Ok(progress.context("progress")?.state())
@@ -99,6 +104,7 @@ fn evaluate(job: &v1::LeasedJob) -> v1::ReportRequest {
         results: Some(v1::report_request::Results::Scores(v1::ScoreResults { results: results.collect() })),
         finished: true,
         timings: None,
+        usage: None,
     }
 }
 

@@ -3,6 +3,8 @@
 pub(crate) mod answering;
 pub(crate) mod history;
 pub(crate) mod leasing;
+mod pace;
 pub(crate) mod progress;
 pub(crate) mod sampling;
 pub(crate) mod sweeps;
+pub(crate) mod workers;

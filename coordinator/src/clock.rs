@@ -1,10 +1,14 @@
 //! The coordinator's clock: the only one that decides when a lease ends.
 
+mod database;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use avsweep_store::Timestamp;
+
+pub use database::DatabaseClock;
 
 /// Where the time comes from.
 pub trait Clock: Send + Sync + std::fmt::Debug + 'static {

@@ -2,21 +2,32 @@
 
 use std::sync::Arc;
 
+use avsweep_proto::MAX_MESSAGE_BYTES;
+use avsweep_transport::{Transport, boxed};
 use hyper_util::rt::TokioIo;
 use tokio::io::{DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Uri};
-use tower::service_fn;
+use tonic::transport::{Endpoint, Uri};
+use tower::{Layer as _, service_fn};
 
-use crate::Coordinator;
+use crate::{Coordinator, RequestLayer};
 
 /// Bytes that one direction of a connection holds before its writer waits.
 const PIPE_BYTES: usize = 1 << 20;
 /// Connections that may wait to be accepted.
 const BACKLOG: usize = 16;
+
+impl Coordinator {
+    /// A way to this coordinator's services without a connection: requests are answered where they are made, in messages
+    /// of gRPC all the same. For whoever brings a network of their own.
+    pub async fn direct_transport(self: Arc<Self>) -> Transport {
+        let requests = RequestLayer::new(Arc::clone(&self.metrics), usize::MAX);
+        boxed(requests.layer(self.services(MAX_MESSAGE_BYTES).await.routes))
+    }
+}
 
 /// The coordinator's services, served to this process alone.
 #[derive(Debug)]
@@ -37,8 +48,8 @@ impl InProcessServer {
         Self { connections, server }
     }
 
-    /// A new connection, made when it is first used; clones of the channel share it.
-    pub fn channel(&self) -> Channel {
+    /// A new connection, made when it is first used; clones of the transport share it.
+    pub fn transport(&self) -> Transport {
         let connections = self.connections.clone();
         let connector = service_fn(move |_: Uri| {
             let connections = connections.clone();
@@ -50,7 +61,7 @@ impl InProcessServer {
                 Ok::<_, std::io::Error>(TokioIo::new(client))
             }
         });
-        Endpoint::from_static("http://in-process").connect_with_connector_lazy(connector)
+        boxed(Endpoint::from_static("http://in-process").connect_with_connector_lazy(connector))
     }
 
     /// Waits for the server's end; cancel its token and drop the channels first.

@@ -1,48 +1,31 @@
 //! The planner: looks at every running sweep and writes the jobs that come next.
 //!
-//! It takes no input and can run at any time, any number of times: what it writes is idempotent, and what it
-//! remembers ([`Cursor`]) only saves it from looking again. While workers are busy it reads a sweep's sums and nothing
-//! else; it reads tallies only where finalists are chosen.
+//! It takes no input and can run at any time, any number of times, in any number of coordinators at once: what it
+//! writes is idempotent and written under the store's planning guard, of which a sweep has one. What it remembers
+//! ([`Cursor`]) only saves it from looking again. While workers are busy it reads a sweep's sums and nothing else, and
+//! claims nothing; it reads tallies only where finalists are chosen.
 
+mod cursor;
 pub(crate) mod jobs;
 pub(crate) mod step;
+mod turn;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use avsweep_domain::{Rung, SweepDefinition, SweepId, SweepState};
 use avsweep_search::strategy::{Decision, History, known_point, next_points, planned_points};
 use avsweep_search::{Finalists, finalists};
-use avsweep_store::{NewJob, Plan, PointFilter, StoreError, SweepRecord};
-use tokio::sync::{Mutex, MutexGuard};
+use avsweep_store::{NewJob, Plan, PointFilter, StoreError, SweepRecord, SweepTotals};
 use tracing::{debug, error, info};
 
-use crate::coordinator::compute;
 use crate::{Coordinator, CoordinatorError, error_text};
+use cursor::Cursor;
 use jobs::{JobsAt, finalist_jobs, jobs_at};
 use step::{Snapshot, Step, StrategyState, plan_step};
+use turn::Turn;
 
-/// What the planner remembers of the sweeps. Whoever holds the lock is the only one in this process who plans.
-#[derive(Debug, Default)]
-pub(crate) struct Cursors(Mutex<HashMap<SweepId, Cursor>>);
-
-impl Cursors {
-    /// Keeps the planner away for as long as the guard lives.
-    pub(crate) async fn lock(&self) -> MutexGuard<'_, HashMap<SweepId, Cursor>> {
-        self.0.lock().await
-    }
-}
-
-/// How far a sweep is planned; can be forgotten at any time.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cursor {
-    /// Length of the strategy's sequence of proposals so far; `None` when it has to be looked up.
-    proposed: Option<u64>,
-    /// Whether the strategy said that there is nothing more.
-    finished: bool,
-    /// Closed likelihood jobs (done, parked) at which finalists were last chosen. At others the choice may differ.
-    finalists_at: Option<(u64, u64)>,
-}
+pub(crate) use cursor::Cursors;
 
 /// What one pass over a sweep learns on its way; forgotten with the pass.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,68 +34,123 @@ struct Pass {
     judgements_settled: bool,
 }
 
+/// Closed likelihood jobs: the choice of finalists depends on no other number.
+fn closed(totals: &SweepTotals) -> (u64, u64) {
+    (totals.likelihood.done, totals.likelihood.parked)
+}
+
 impl Coordinator {
     /// Plans whatever can be planned for every running sweep. A sweep whose planning fails does not keep the others
-    /// from theirs.
+    /// from theirs; one that another coordinator plans right now is left to it.
     ///
     /// # Errors
-    /// When the sweeps cannot be listed.
+    /// When the sweeps cannot be listed, or the store went away meanwhile.
     pub async fn plan_once(&self) -> Result<(), CoordinatorError> {
-        for record in self.store.sweeps().await? {
-            if record.state != SweepState::Running {
-                continue;
-            }
-            if let Err(error) = self.plan_sweep(record.id).await {
-                let sweep = &record.definition.name;
-                error!(sweep, error = error_text(&error), "planning the sweep failed");
+        let running: Vec<SweepRecord> = self.store.sweeps().await?;
+        let running: Vec<_> =
+            running.into_iter().filter(|sweep| sweep.state == SweepState::Running).collect();
+        let ids: HashSet<SweepId> = running.iter().map(|sweep| sweep.id).collect();
+        self.cursors.lock().await.retain(|sweep, _| ids.contains(sweep));
+        for record in running {
+            let sweep = &record.definition.name;
+            match self.plan_sweep(record.id).await {
+                Ok(()) => {}
+                Err(CoordinatorError::Store(StoreError::PlanningLost { .. })) => {
+                    debug!(sweep, "another coordinator has taken over planning");
+                }
+                // Deleted since it was listed.
+                Err(CoordinatorError::Store(StoreError::NoSuchSweep { .. })) => {}
+                // Nor would the other sweeps be planned.
+                Err(CoordinatorError::Store(error)) if error.is_unavailable() => return Err(error.into()),
+                Err(error) => error!(sweep, error = error_text(&error), "planning the sweep failed"),
             }
         }
         Ok(())
     }
 
-    /// One step after the other until the sweep has to wait for its workers.
+    /// Takes the sweep's turn if there is something to do, and gives it back.
     async fn plan_sweep(&self, sweep: SweepId) -> Result<(), CoordinatorError> {
+        let mut cursors = self.cursors.lock().await;
+        let cursor = cursors.entry(sweep).or_default();
+        // What is remembered may be of an older term than the last. It decides no more than whether to ask for a turn,
+        // and says at worst that the strategy is open where it has finished.
+        if self.next_step(sweep, cursor, Pass::default()).await?.is_none() {
+            return Ok(());
+        }
+        let Some(mut turn) = self.take_turn(sweep).await? else {
+            return Ok(());
+        };
+        cursor.begin(turn.guard.term);
+        let result = self.take_steps(sweep, cursor, &mut turn).await;
+        self.end_turn(turn).await;
+        result
+    }
+
+    /// One step after the other until the sweep has to wait for its workers.
+    async fn take_steps(
+        &self,
+        sweep: SweepId,
+        cursor: &mut Cursor,
+        turn: &mut Turn,
+    ) -> Result<(), CoordinatorError> {
         let mut pass = Pass::default();
-        loop {
-            // Taken anew for every step: users' requests come in between.
-            let mut cursors = self.cursors.lock().await;
-            let record = self.store.sweep(sweep).await?;
-            if record.state != SweepState::Running {
-                return Ok(());
-            }
-            let totals = self.store.totals(sweep).await?;
-            let cursor = cursors.entry(sweep).or_default();
-            let closed = (totals.likelihood.done, totals.likelihood.parked);
-            let snapshot = Snapshot {
-                totals,
-                strategy: if cursor.finished {
-                    StrategyState::Finished
-                } else if pass.strategy_waits {
-                    StrategyState::Waiting
-                } else {
-                    StrategyState::Open
-                },
-                finalists_settled: cursor.finalists_at == Some(closed),
-                judgements_settled: pass.judgements_settled,
-            };
-            match plan_step(&record.definition, &snapshot, self.settings.low_water) {
-                Step::Judge => pass.judgements_settled = self.plan_judgements(sweep).await? == 0,
-                Step::Propose => pass.strategy_waits = self.propose(&record, cursor).await?,
+        while let Some((step, record, totals)) = self.next_step(sweep, cursor, pass).await? {
+            match step {
+                Step::Judge => pass.judgements_settled = self.plan_judgements(turn).await? == 0,
+                Step::Propose => pass.strategy_waits = self.propose(&record, cursor, turn).await?,
                 Step::PlanFinalists => {
-                    self.plan_finalists(&record).await?;
-                    cursor.finalists_at = Some(closed);
+                    self.plan_finalists(&record, turn).await?;
+                    cursor.finalists_at = Some(closed(&totals));
                 }
                 Step::Finish => {
-                    self.finish(&record).await?;
+                    if self.finish_in(turn).await? {
+                        info!(sweep = record.definition.name, "sweep done");
+                        self.signals.changed();
+                    }
+                    // If not, a user has asked for more since we looked.
                     return Ok(());
                 }
                 Step::Wait => return Ok(()),
             }
         }
+        Ok(())
+    }
+
+    /// What comes next; `None` when it is to wait, or the sweep no longer runs.
+    async fn next_step(
+        &self,
+        sweep: SweepId,
+        cursor: &Cursor,
+        pass: Pass,
+    ) -> Result<Option<(Step, SweepRecord, SweepTotals)>, CoordinatorError> {
+        let record = self.store.sweep(sweep).await?;
+        if record.state != SweepState::Running {
+            return Ok(None);
+        }
+        let totals = self.store.totals(sweep).await?;
+        let snapshot = Snapshot {
+            totals,
+            strategy: if cursor.finished {
+                StrategyState::Finished
+            } else if pass.strategy_waits {
+                StrategyState::Waiting
+            } else {
+                StrategyState::Open
+            },
+            finalists_settled: cursor.finalists_at == Some(closed(&totals)),
+            judgements_settled: pass.judgements_settled,
+        };
+        let step = plan_step(&record.definition, &snapshot, self.settings.low_water);
+        Ok((step != Step::Wait).then_some((step, record, totals)))
     }
 
     /// Asks the strategy for points and plans them. Returns whether it has to wait for results.
-    async fn propose(&self, record: &SweepRecord, cursor: &mut Cursor) -> Result<bool, CoordinatorError> {
+    async fn propose(
+        &self,
+        record: &SweepRecord,
+        cursor: &mut Cursor,
+        turn: &mut Turn,
+    ) -> Result<bool, CoordinatorError> {
         let definition = &record.definition;
         let at_point = jobs_at(definition, self.settings.max_queries_per_job);
         let proposed = match cursor.proposed {
@@ -125,7 +163,7 @@ impl Coordinator {
         match next_points(definition, &history, limit) {
             Decision::Propose(points) => {
                 let jobs = points.iter().flat_map(|point| at_point.jobs(point)).collect();
-                self.plan(record.id, jobs).await?;
+                self.plan(turn, jobs).await?;
                 cursor.proposed = Some(proposed + points.len() as u64);
                 Ok(false)
             }
@@ -169,12 +207,12 @@ impl Coordinator {
     }
 
     /// Plans the likelihoods of the best points on the confirm queries, and the texts of those that are judged.
-    async fn plan_finalists(&self, record: &SweepRecord) -> Result<(), CoordinatorError> {
+    async fn plan_finalists(&self, record: &SweepRecord, turn: &mut Turn) -> Result<(), CoordinatorError> {
         let definition = Arc::clone(&record.definition);
         let history = self.store.tallies(record.id, PointFilter::All).await?;
         let per_target = definition.evaluation.finalists_per_target as usize;
         let Finalists { judged, confirmed } =
-            compute(move || finalists(&definition, &history, per_target)).await;
+            self.compute(move || finalists(&definition, &history, per_target)).await;
         debug!(
             sweep = record.definition.name,
             confirmed = confirmed.len(),
@@ -186,27 +224,27 @@ impl Coordinator {
             let judged = judged.binary_search(point).is_ok();
             finalist_jobs(&record.definition, self.settings.max_queries_per_job, point, judged)
         });
-        self.plan(record.id, jobs.collect()).await
+        self.plan(turn, jobs.collect()).await
     }
 
     /// Plans judgements of the responses that have none. Returns how many jobs.
-    async fn plan_judgements(&self, sweep: SweepId) -> Result<usize, CoordinatorError> {
-        let generated = self.store.unjudged(sweep).await?;
+    async fn plan_judgements(&self, turn: &mut Turn) -> Result<usize, CoordinatorError> {
+        let generated = self.store.unjudged(turn.guard.sweep).await?;
         let jobs: Vec<NewJob> =
             generated.into_iter().map(|job| NewJob { rung: Rung::Judgement, ..job }).collect();
         let count = jobs.len();
-        self.plan(sweep, jobs).await?;
+        self.plan(turn, jobs).await?;
         Ok(count)
     }
 
     /// Writes jobs in bounded transactions and tells whoever waits for them.
-    async fn plan(&self, sweep: SweepId, jobs: Vec<NewJob>) -> Result<(), CoordinatorError> {
+    async fn plan(&self, turn: &mut Turn, jobs: Vec<NewJob>) -> Result<(), CoordinatorError> {
         let mut jobs = jobs.into_iter().peekable();
         while jobs.peek().is_some() {
             let batch = jobs.by_ref().take(self.settings.max_jobs_per_plan.max(1)).collect();
-            let planned = self.store.plan(sweep, &Plan { jobs: batch }).await?;
+            let planned = self.plan_in(turn, &Plan { jobs: batch }).await?;
             debug!(
-                %sweep,
+                sweep = %turn.guard.sweep,
                 points = planned.new_points,
                 jobs = planned.new_jobs,
                 reused = planned.reused_jobs,
@@ -218,18 +256,5 @@ impl Coordinator {
             }
         }
         Ok(())
-    }
-
-    async fn finish(&self, record: &SweepRecord) -> Result<(), CoordinatorError> {
-        match self.store.set_sweep_state(record.id, SweepState::Done).await {
-            Ok(()) => {
-                info!(sweep = record.definition.name, "sweep done");
-                self.signals.changed();
-                Ok(())
-            }
-            // Another coordinator changed the state since we looked: it is no longer ours to end.
-            Err(StoreError::Transition { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 }

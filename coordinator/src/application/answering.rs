@@ -3,7 +3,6 @@
 use avsweep_domain::{Aggregate, Coverage, QuerySet, Reading, SweepDefinition, Target};
 use avsweep_search::{Answer, MAX_TARGETS, Ranking, all_targets};
 
-use crate::coordinator::compute;
 use crate::{Coordinator, CoordinatorError};
 
 /// A question for the best points.
@@ -44,7 +43,7 @@ impl Coordinator {
         let reading = question.reading.unwrap_or_else(|| definition.default_reading());
         let history = self.history(record.id).await?;
         let aggregate = question.aggregate;
-        let answers = compute(move || {
+        let answers = self.compute(move || {
             let ranking = Ranking::new(&definition, &history, reading);
             if ranking.measured() == 0
                 && reading == Reading::Judgement

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use avsweep_domain::{Rung, WorkerId};
+use avsweep_domain::{Rung, SweepId, WorkerId};
 use avsweep_store::{JobResults, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, Report};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
+use crate::metrics::{FailureKind, Usage};
 use crate::{Coordinator, CoordinatorError};
 
 /// A worker's wish for jobs.
@@ -16,6 +17,10 @@ pub(crate) struct LeaseWish {
     pub(crate) rungs: Vec<Rung>,
     pub(crate) max_jobs: u32,
     pub(crate) wait: Duration,
+    /// Sweeps that it cannot do.
+    pub(crate) except: Vec<SweepId>,
+    /// The sweep that it would like to stay with.
+    pub(crate) prefers: Option<SweepId>,
 }
 
 /// Texts of one answer's judgement jobs, in bytes: half of what a message may have.
@@ -35,10 +40,12 @@ fn fitting(jobs: &[LeasedJob], limit: usize) -> usize {
 
 impl Coordinator {
     /// Leases jobs; waits for the first one for as long as the worker and the settings allow.
+    ///
+    /// However many wait, the store is asked by one poller for all of them (and by each of them when it is woken, until
+    /// one finds nothing).
     pub(crate) async fn lease(&self, wish: &LeaseWish) -> Result<Vec<LeasedJob>, CoordinatorError> {
         let deadline = Instant::now() + wish.wait.min(self.settings.max_wait);
         let mut waiting = None;
-        let mut look = true;
         loop {
             if self.stopping.is_cancelled() {
                 return Err(CoordinatorError::ShuttingDown);
@@ -46,31 +53,41 @@ impl Coordinator {
             // Before looking, so that jobs that become ready in between wake us.
             let mut more = std::pin::pin!(self.signals.next_jobs());
             more.as_mut().enable();
-            if look {
-                let jobs = self.claim(wish).await?;
-                if !jobs.is_empty() {
-                    self.signals.changed();
-                    return Ok(jobs);
-                }
-                if waiting.is_none() {
-                    // An idle worker is what the planner works for.
-                    waiting = Some(self.signals.waiting(&wish.rungs));
-                    self.signals.wake_planner();
-                }
+            let jobs = if waiting.is_none() {
+                self.look(wish).await?
+            } else {
+                let _turn = self.signals.look().await;
+                if self.signals.worth_looking(&wish.rungs) { self.look(wish).await? } else { Vec::new() }
+            };
+            if !jobs.is_empty() {
+                self.signals.changed();
+                return Ok(jobs);
             }
-            let now = Instant::now();
-            if now >= deadline {
+            if waiting.is_none() {
+                // An idle worker is what the planner works for.
+                waiting = Some(self.signals.waiting(&wish.rungs));
+                self.signals.wake_planner();
+            }
+            if Instant::now() >= deadline {
                 return Ok(Vec::new());
             }
             tokio::select! {
+                biased;
                 () = self.stopping.cancelled() => {}
-                () = more => look = true,
-                () = sleep_until(deadline.min(now + self.settings.wait_poll_interval)) => {
-                    // Reading is cheaper than claiming, which takes the store's write lock.
-                    look = self.store.ready_jobs(&wish.rungs).await? > 0;
-                }
+                () = more => {}
+                () = sleep_until(deadline) => return Ok(Vec::new()),
             }
         }
+    }
+
+    /// Looks for jobs once, and lets the others know when there are none for anybody.
+    async fn look(&self, wish: &LeaseWish) -> Result<Vec<LeasedJob>, CoordinatorError> {
+        let calls = self.signals.ready_calls();
+        let jobs = self.claim(wish).await?;
+        if jobs.is_empty() && wish.except.is_empty() {
+            self.signals.found_nothing(&wish.rungs, calls);
+        }
+        Ok(jobs)
     }
 
     async fn claim(&self, wish: &LeaseWish) -> Result<Vec<LeasedJob>, CoordinatorError> {
@@ -80,12 +97,17 @@ impl Coordinator {
             max_jobs: wish.max_jobs.min(self.settings.max_jobs_per_lease),
             duration: self.settings.lease_duration,
             token: self.tokens.draw(),
+            except: wish.except.clone(),
+            prefers: wish.prefers,
         };
         let mut jobs = self.store.lease(&claim, self.clock.now()).await?;
         let surplus: Vec<LeaseRef> =
             jobs.drain(fitting(&jobs, ANSWER_BYTES)..).map(|job| job.lease.reference).collect();
         if !surplus.is_empty() {
             self.store.release(&surplus, self.clock.now()).await?;
+        }
+        for job in &jobs {
+            self.metrics.jobs_leased(job.rung, 1);
         }
         if !jobs.is_empty() {
             debug!(worker = %wish.worker, jobs = jobs.len(), rung = %jobs[0].rung, "jobs leased");
@@ -103,20 +125,24 @@ impl Coordinator {
         &self,
         worker: &WorkerId,
         report: &Report,
+        usage: &Usage,
     ) -> Result<LeaseStatus, CoordinatorError> {
+        let (rung, count) = match &report.results {
+            JobResults::Scores(scores) => (Rung::Likelihood, scores.len()),
+            JobResults::Responses(responses) => (Rung::Generation, responses.len()),
+            JobResults::Verdicts(verdicts) => (Rung::Judgement, verdicts.len()),
+        };
         let status = self.store.report(report, self.clock.now()).await?;
         match status {
             LeaseStatus::Held => {
+                self.metrics.report_taken(rung, count, &report.timings, usage);
                 self.signals.changed();
                 if report.finished {
-                    self.signals.job_closed(match report.results {
-                        JobResults::Scores(_) => Rung::Likelihood,
-                        JobResults::Responses(_) => Rung::Generation,
-                        JobResults::Verdicts(_) => Rung::Judgement,
-                    });
+                    self.signals.job_closed(rung);
                 }
             }
             LeaseStatus::Lost => {
+                self.metrics.report_lost(rung);
                 debug!(%worker, job = %report.lease.job, attempt = report.lease.attempt, "report from a lost lease");
             }
         }
@@ -147,6 +173,7 @@ impl Coordinator {
         let status = self.store.fail(lease, error, limits, self.clock.now()).await?;
         if status == LeaseStatus::Held {
             warn!(%worker, job = %lease.job, attempt = lease.attempt, error, "evaluation failed");
+            self.metrics.failures(FailureKind::Error, 1);
             self.signals.changed();
             // Ready again, or parked and perhaps the last open job.
             self.signals.jobs_ready();

@@ -6,6 +6,7 @@ use avsweep_store::{RungCounts, SweepRecord, SweepTotals};
 use futures::stream::{self, Stream};
 use tokio::time::{Instant, sleep_until};
 
+use super::pace::Pace;
 use crate::planner::jobs::jobs_at;
 use crate::{Coordinator, CoordinatorError};
 
@@ -20,12 +21,18 @@ pub struct Progress {
     pub points_planned: Option<u64>,
     /// Points whose every search query is done.
     pub points_done: u64,
+    /// Points done per second lately; a watcher's only.
+    pub points_per_second: Option<f64>,
+    /// Seconds left at that rate; a watcher's only.
+    pub seconds_left: Option<u64>,
 }
 
 impl Progress {
     /// Whether a watcher would see a difference.
     fn differs(&self, other: &Self) -> bool {
-        self.record.state != other.record.state || self.totals != other.totals
+        self.record.state != other.record.state
+            || self.record.priority != other.record.priority
+            || self.totals != other.totals
     }
 }
 
@@ -49,7 +56,14 @@ impl Coordinator {
         let totals = self.store.totals(record.id).await?;
         let points_planned = planned_points(&record.definition);
         let points_done = points_done(&record.definition, &totals, self.settings.max_queries_per_job);
-        Ok(Progress { record, totals, points_planned, points_done })
+        Ok(Progress {
+            record,
+            totals,
+            points_planned,
+            points_done,
+            points_per_second: None,
+            seconds_left: None,
+        })
     }
 
     /// A sweep's progress, by name or number.
@@ -77,7 +91,8 @@ impl Coordinator {
         self: std::sync::Arc<Self>,
         first: Progress,
     ) -> impl Stream<Item = Result<Progress, CoordinatorError>> + Send + 'static {
-        let watcher = Watcher { coordinator: self, shown: None, upcoming: Some(first), seen: 0 };
+        let pace = Pace::over(self.settings.rate_window);
+        let watcher = Watcher { coordinator: self, shown: None, upcoming: Some(first), seen: 0, pace };
         stream::unfold(watcher, async |mut watcher| {
             let item = watcher.next().await?;
             Some((item, watcher))
@@ -91,11 +106,13 @@ struct Watcher {
     upcoming: Option<Progress>,
     /// The change count when the store was last read.
     seen: u64,
+    pace: Pace,
 }
 
 impl Watcher {
     async fn next(&mut self) -> Option<Result<Progress, CoordinatorError>> {
         if let Some(first) = self.upcoming.take() {
+            self.pace.look(Instant::now(), first.points_done);
             self.shown = Some(first.clone());
             return Some(Ok(first));
         }
@@ -110,6 +127,7 @@ impl Watcher {
             loop {
                 let soon = Instant::now() + coordinator.settings.watch_interval;
                 tokio::select! {
+                    biased;
                     () = coordinator.stopping.cancelled() => return None,
                     () = sleep_until(soon) => {}
                 }
@@ -118,16 +136,19 @@ impl Watcher {
                 }
             }
             self.seen = coordinator.signals.changes();
-            match coordinator.progress_by_id(shown.record.id).await {
-                Ok(progress) if progress.differs(shown) => {
-                    self.shown = Some(progress.clone());
-                    return Some(Ok(progress));
-                }
-                Ok(_) => {}
+            let mut progress = match coordinator.progress_by_id(shown.record.id).await {
+                Ok(progress) => progress,
                 Err(error) => {
                     self.shown = None;
                     return Some(Err(error));
                 }
+            };
+            self.pace.look(Instant::now(), progress.points_done);
+            if progress.differs(shown) {
+                progress.points_per_second = self.pace.per_second();
+                progress.seconds_left = self.pace.seconds_left(progress.points_planned);
+                self.shown = Some(progress.clone());
+                return Some(Ok(progress));
             }
         }
     }

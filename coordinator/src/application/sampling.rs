@@ -125,8 +125,6 @@ impl Coordinator {
         wanted.sort_unstable();
         wanted.dedup();
 
-        // Nobody else plans, or declares the sweep done, between the look and the plan.
-        let _planning = if request.stored_only { None } else { Some(self.cursors.lock().await) };
         let mut stored = BTreeMap::<u32, Stored>::new();
         for row in self.store.point_results(record.id, &request.point, &wanted).await? {
             let stored = stored.entry(row.ordinal).or_default();
@@ -162,6 +160,9 @@ impl Coordinator {
     }
 
     /// Plans what no job is on, and has the sweep run for what is open.
+    ///
+    /// The sweep's state is looked at after the jobs are there: whoever declares it done from then on finds them open,
+    /// and what was declared before is undone here. (Planned twice by two such requests, a job stays one.)
     async fn have_sampled(
         &self,
         sweep: SweepId,
@@ -185,10 +186,10 @@ impl Coordinator {
             });
             let plan = Plan { jobs: jobs.collect() };
             debug!(sweep = record.definition.name, point = %request.point, jobs = plan.jobs.len(), "sample planned");
-            self.store.plan(record.id, &plan).await?;
+            self.store.plan(record.id, &plan, None, self.clock.now()).await?;
         }
-        if record.state == SweepState::Done {
-            self.store.set_sweep_state(record.id, SweepState::Running).await?;
+        if self.store.sweep(sweep).await?.state == SweepState::Done {
+            self.store.set_sweep_state(sweep, SweepState::Running).await?;
         }
         self.signals.changed();
         self.signals.jobs_ready();

@@ -5,9 +5,13 @@ use std::time::Duration;
 use avsweep_domain::{LevelRate, Rung};
 use avsweep_proto::v1;
 use avsweep_search::{Answer, BestPoint, DomainAnswer};
-use avsweep_store::{FailedJob, LeaseStatus, LeasedJob, ResultRow, ResultValue, RungCounts};
+use avsweep_store::{
+    JobRecord, LeaseStatus, LeasedJob, ResultRow, ResultValue, RungCounts, Timestamp, WorkerJob, WorkerKind,
+    WorkerState, WorkerStatus,
+};
 
 use crate::application::answering::Answers;
+use crate::application::workers::SeenWorker;
 use crate::{Progress, Sample, SampledResponse};
 
 pub(super) fn lease_status(status: LeaseStatus) -> i32 {
@@ -73,6 +77,11 @@ pub(super) fn progress(progress: &Progress) -> v1::SweepProgress {
         strategy: match record.definition.strategy {
             avsweep_domain::Strategy::Grid => "grid".to_owned(),
         },
+        priority: record.priority,
+        workers: totals.holders,
+        failures: totals.lost + totals.errors,
+        points_per_second: progress.points_per_second,
+        seconds_left: progress.seconds_left,
     }
 }
 
@@ -145,14 +154,67 @@ pub(super) fn sample(sample: Sample) -> v1::RequestSampleResponse {
     }
 }
 
-pub(super) fn failed_job(failed: FailedJob) -> v1::FailedJob {
-    v1::FailedJob {
-        job: failed.id.0,
-        rung: v1::Rung::from(failed.job.rung).into(),
-        point: Some((&failed.job.point).into()),
-        queries: u32::try_from(failed.job.slice.len()).unwrap_or(u32::MAX),
-        lost: failed.lost,
-        errors: failed.errors,
-        last_error: failed.last_error,
+pub(super) fn job(record: JobRecord, now: Timestamp) -> v1::Job {
+    let lease_left = record.expires.map(|expires| expires.0.saturating_sub(now.0));
+    v1::Job {
+        job: record.id.0,
+        sweep: record.sweep.0,
+        rung: v1::Rung::from(record.job.rung).into(),
+        point: Some((&record.job.point).into()),
+        queries: u32::try_from(record.job.slice.len()).unwrap_or(u32::MAX),
+        state: v1::JobState::from(record.state).into(),
+        attempt: record.attempt,
+        worker: record.worker.map(|worker| worker.0),
+        lease_millis_left: lease_left,
+        lost: record.lost,
+        errors: record.errors,
+        last_error: record.last_error,
+    }
+}
+
+fn worker_status(status: WorkerStatus) -> v1::WorkerStatus {
+    let kind = match status.kind {
+        WorkerKind::Worker => v1::WorkerKind::Worker,
+        WorkerKind::Judge => v1::WorkerKind::Judge,
+    };
+    let state = match status.state {
+        WorkerState::Idle => v1::WorkerState::Idle,
+        WorkerState::Busy => v1::WorkerState::Busy,
+        WorkerState::Draining => v1::WorkerState::Draining,
+        WorkerState::Stopped => v1::WorkerState::Stopped,
+    };
+    v1::WorkerStatus {
+        worker: status.worker.0,
+        kind: kind.into(),
+        state: state.into(),
+        device: status.device,
+        host: status.host,
+        version: status.version,
+        finished: status.finished,
+        failed: status.failed,
+        lost: status.lost,
+        results: status.results,
+        results_per_second: status.rate,
+        problem: status.problem,
+    }
+}
+
+fn worker_job(job: &WorkerJob) -> v1::WorkerJob {
+    v1::WorkerJob {
+        job: job.id.0,
+        sweep: job.sweep.0,
+        rung: v1::Rung::from(job.rung).into(),
+        point: Some((&job.point).into()),
+    }
+}
+
+pub(super) fn worker(seen: SeenWorker) -> v1::Worker {
+    let SeenWorker { record, ago, gone } = seen;
+    v1::Worker {
+        first_seen_at: record.first_seen.0.div_euclid(1000),
+        seen_millis_ago: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX),
+        gone,
+        jobs: record.jobs.iter().map(worker_job).collect(),
+        status: Some(worker_status(record.status)),
     }
 }

@@ -1,61 +1,88 @@
-//! Errors as gRPC status codes: a closed mapping.
+//! Errors as refusals: a closed mapping to codes.
 
-use avsweep_proto::ConvertError;
-use avsweep_store::StoreError;
-use tonic::{Code, Status};
-use tracing::error;
+use avsweep_proto::{ConvertError, ErrorCode};
+use avsweep_search::SearchError;
+use avsweep_store::{ReportProblem, StoreError};
+use tonic::Status;
+use tracing::{debug, error};
 
 use crate::{CoordinatorError, error_text};
 
 /// A request that does not say what it must.
 pub(super) fn bad_request(error: &ConvertError) -> Status {
-    Status::invalid_argument(error_text(error))
+    error.code().status(error_text(error))
+}
+
+/// Results that do not say what they must.
+pub(super) fn bad_results(error: &ConvertError) -> Status {
+    let code = match error.code() {
+        ErrorCode::NotFinite => ErrorCode::NotFinite,
+        _ => ErrorCode::WrongResults,
+    };
+    code.status(error_text(error))
 }
 
 /// A use case's error.
 pub(super) fn refused(error: &CoordinatorError) -> Status {
     let code = code(error);
-    if code == Code::Internal {
+    match code {
         // What a database says stays in the log: a peer can do nothing with it.
-        error!(error = error_text(error), "request failed");
-        return Status::new(code, error.to_string());
+        ErrorCode::Internal => {
+            error!(error = error_text(error), "request failed");
+            code.status(error.to_string())
+        }
+        ErrorCode::StoreUnavailable => {
+            debug!(error = error_text(error), "the store is away");
+            code.status(error.to_string())
+        }
+        _ => code.status(error_text(error)),
     }
-    Status::new(code, error_text(error))
 }
 
-fn code(error: &CoordinatorError) -> Code {
+fn code(error: &CoordinatorError) -> ErrorCode {
     match error {
         CoordinatorError::Store(error) => store_code(error),
         CoordinatorError::Search(error) => match error {
-            avsweep_search::SearchError::WrongDomains { .. }
-            | avsweep_search::SearchError::UnknownLevel { .. } => Code::InvalidArgument,
-            avsweep_search::SearchError::BaseNotMeasured { .. }
-            | avsweep_search::SearchError::BaseUndecided { .. } => Code::FailedPrecondition,
+            SearchError::WrongDomains { .. } | SearchError::UnknownLevel { .. } => ErrorCode::Malformed,
+            SearchError::BaseNotMeasured { .. } | SearchError::BaseUndecided { .. } => ErrorCode::WrongState,
         },
         CoordinatorError::Space(_)
         | CoordinatorError::NoSuchQuery { .. }
-        | CoordinatorError::TooManyTargets { .. } => Code::InvalidArgument,
-        CoordinatorError::NotRunning { .. } | CoordinatorError::NotJudged { .. } => Code::FailedPrecondition,
-        CoordinatorError::ShuttingDown => Code::Unavailable,
+        | CoordinatorError::TooManyTargets { .. } => ErrorCode::Malformed,
+        CoordinatorError::NotRunning { .. } | CoordinatorError::NotJudged { .. } => ErrorCode::WrongState,
+        CoordinatorError::ShuttingDown => ErrorCode::ShuttingDown,
     }
 }
 
-fn store_code(error: &StoreError) -> Code {
+fn store_code(error: &StoreError) -> ErrorCode {
     match error {
-        StoreError::SweepDiffers { .. } => Code::AlreadyExists,
-        StoreError::NoSuchSweep { .. } | StoreError::NoSuchJob(_) => Code::NotFound,
-        StoreError::Transition { .. } | StoreError::ReadOnly { .. } => Code::FailedPrecondition,
-        StoreError::BadDefinition { .. }
-        | StoreError::Unstorable { .. }
-        | StoreError::BadPlan { .. }
-        | StoreError::BadReport { .. } => Code::InvalidArgument,
+        StoreError::SweepDiffers { .. } => ErrorCode::SweepDiffers,
+        StoreError::NoSuchSweep { .. } => ErrorCode::UnknownSweep,
+        StoreError::NoSuchJob(_) => ErrorCode::UnknownJob,
+        StoreError::Transition { .. }
+        | StoreError::SweepRunning { .. }
+        | StoreError::PlanningLost { .. }
+        | StoreError::ReadOnly { .. } => ErrorCode::WrongState,
+        StoreError::BadDefinition { .. } | StoreError::Unstorable { .. } | StoreError::BadPlan { .. } => {
+            ErrorCode::Malformed
+        }
+        StoreError::BadReport { problem, .. } => match problem {
+            ReportProblem::LogProb { found, .. } | ReportProblem::Confidence { found, .. }
+                if !found.is_finite() =>
+            {
+                ErrorCode::NotFinite
+            }
+            _ => ErrorCode::WrongResults,
+        },
+        StoreError::Unavailable { .. } | StoreError::Unreachable { .. } => ErrorCode::StoreUnavailable,
         StoreError::Newer { .. }
         | StoreError::Older { .. }
         | StoreError::NotAStore { .. }
         | StoreError::Missing { .. }
         | StoreError::InUse { .. }
+        | StoreError::Url { .. }
         | StoreError::Io { .. }
         | StoreError::Database { .. }
-        | StoreError::Corrupt { .. } => Code::Internal,
+        | StoreError::Corrupt { .. } => ErrorCode::Internal,
     }
 }

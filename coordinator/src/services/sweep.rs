@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use avsweep_domain::{Point, SweepDefinition, SweepId, SweepState, Target};
+use avsweep_domain::{JobId, Point, SweepDefinition, SweepId, SweepState, Target};
 use avsweep_proto::v1::sweep_service_server::SweepService;
 use avsweep_proto::{ConvertError, WireEnum as _, required, v1};
 use avsweep_search::MAX_TARGETS;
@@ -15,10 +15,15 @@ use tonic::{Request, Response, Status};
 use super::reply;
 use super::status::{bad_request, refused};
 use crate::application::answering::Question;
+use crate::application::sweeps::JobQuestion;
 use crate::{Coordinator, SampleRequest};
 
 /// Messages of a stream are cut at about this size, well under any peer's limit.
 const PAGE_BYTES: usize = 1 << 20;
+/// The largest priority either way.
+const MAX_PRIORITY: i32 = 1_000_000;
+/// The most jobs named in one request.
+const MAX_RETRIED_JOBS: usize = 10_000;
 /// Points in one message of tallies.
 const TALLIES_PAGE: usize = 500;
 
@@ -75,14 +80,54 @@ fn sample_request(wire: v1::RequestSampleRequest) -> Result<SampleRequest, Conve
     })
 }
 
+/// A priority within bounds that leave room above and below every one in use.
+fn priority(message: &'static str, priority: i32) -> Result<i32, ConvertError> {
+    if (-MAX_PRIORITY..=MAX_PRIORITY).contains(&priority) {
+        Ok(priority)
+    } else {
+        Err(ConvertError::invalid(message, "priority", priority, "-1000000 to 1000000"))
+    }
+}
+
+fn job_question(wire: v1::ListJobsRequest) -> Result<JobQuestion, ConvertError> {
+    let message = "ListJobsRequest";
+    let mut states = Vec::new();
+    for state in wire.states {
+        let state = v1::JobState::read(message, "states", state)?;
+        if !states.contains(&state) {
+            states.push(state);
+        }
+    }
+    Ok(JobQuestion {
+        sweep: Some(wire.sweep).filter(|sweep| !sweep.is_empty()),
+        states,
+        after: wire.after.map(JobId),
+        limit: Some(wire.limit).filter(|limit| *limit > 0),
+    })
+}
+
+fn listed_jobs(wire: &v1::RetryJobsRequest) -> Result<Vec<JobId>, ConvertError> {
+    if wire.jobs.len() > MAX_RETRIED_JOBS {
+        let found = format_args!("{} long", wire.jobs.len());
+        return Err(ConvertError::invalid("RetryJobsRequest", "jobs", found, "at most 10000 jobs"));
+    }
+    let mut jobs: Vec<JobId> = wire.jobs.iter().copied().map(JobId).collect();
+    jobs.sort_unstable();
+    jobs.dedup();
+    Ok(jobs)
+}
+
 #[tonic::async_trait]
 impl SweepService for SweepEdge {
     async fn create_sweep(
         &self,
         request: Request<v1::CreateSweepRequest>,
     ) -> Result<Response<v1::CreateSweepResponse>, Status> {
-        let definition = new_definition(request.into_inner()).map_err(|error| bad_request(&error))?;
-        let created = self.0.create_sweep(&definition).await.map_err(|error| refused(&error))?;
+        let request = request.into_inner();
+        let priority =
+            priority("CreateSweepRequest", request.priority).map_err(|error| bad_request(&error))?;
+        let definition = new_definition(request).map_err(|error| bad_request(&error))?;
+        let created = self.0.create_sweep(&definition, priority).await.map_err(|error| refused(&error))?;
         Ok(Response::new(v1::CreateSweepResponse {
             sweep: created.id.0,
             created: created.created,
@@ -193,23 +238,53 @@ impl SweepService for SweepEdge {
         Ok(Response::new(reply::sample(sample)))
     }
 
-    async fn list_failed_jobs(
+    async fn list_jobs(
         &self,
-        request: Request<v1::ListFailedJobsRequest>,
-    ) -> Result<Response<v1::ListFailedJobsResponse>, Status> {
-        let sweep = request.into_inner().sweep;
-        let jobs = self.0.failed_jobs(&sweep).await.map_err(|error| refused(&error))?;
-        let jobs = jobs.into_iter().map(reply::failed_job).collect();
-        Ok(Response::new(v1::ListFailedJobsResponse { jobs }))
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let question = job_question(request.into_inner()).map_err(|error| bad_request(&error))?;
+        let (jobs, now) = self.0.list_jobs(&question).await.map_err(|error| refused(&error))?;
+        let jobs = jobs.into_iter().map(|record| reply::job(record, now)).collect();
+        Ok(Response::new(v1::ListJobsResponse { jobs }))
     }
 
-    async fn retry_failed_jobs(
+    async fn retry_jobs(
         &self,
-        request: Request<v1::RetryFailedJobsRequest>,
-    ) -> Result<Response<v1::RetryFailedJobsResponse>, Status> {
-        let sweep = request.into_inner().sweep;
-        let retried = self.0.retry_failed(&sweep).await.map_err(|error| refused(&error))?;
-        Ok(Response::new(v1::RetryFailedJobsResponse { retried }))
+        request: Request<v1::RetryJobsRequest>,
+    ) -> Result<Response<v1::RetryJobsResponse>, Status> {
+        let wire = request.into_inner();
+        let jobs = listed_jobs(&wire).map_err(|error| bad_request(&error))?;
+        let retried = self.0.retry_jobs(&wire.sweep, &jobs).await.map_err(|error| refused(&error))?;
+        Ok(Response::new(v1::RetryJobsResponse { retried }))
+    }
+
+    async fn set_sweep_priority(
+        &self,
+        request: Request<v1::SetSweepPriorityRequest>,
+    ) -> Result<Response<v1::SetSweepPriorityResponse>, Status> {
+        let wire = request.into_inner();
+        let priority =
+            priority("SetSweepPriorityRequest", wire.priority).map_err(|error| bad_request(&error))?;
+        self.0.set_sweep_priority(&wire.sweep, priority).await.map_err(|error| refused(&error))?;
+        Ok(Response::new(v1::SetSweepPriorityResponse {}))
+    }
+
+    async fn delete_sweep(
+        &self,
+        request: Request<v1::DeleteSweepRequest>,
+    ) -> Result<Response<v1::DeleteSweepResponse>, Status> {
+        let deleted =
+            self.0.delete_sweep(&request.into_inner().sweep).await.map_err(|error| refused(&error))?;
+        Ok(Response::new(v1::DeleteSweepResponse { jobs: deleted.jobs, points: deleted.points }))
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let workers = self.0.seen_workers().await.map_err(|error| refused(&error))?;
+        let workers = workers.into_iter().map(reply::worker).collect();
+        Ok(Response::new(v1::ListWorkersResponse { workers }))
     }
 }
 

@@ -98,18 +98,18 @@ async fn requests_of_users_that_name_what_is_not_there() -> anyhow::Result<()> {
     let (invalid, missing) = (Code::InvalidArgument, Code::NotFound);
     let mut sweeps = cluster.sweeps();
 
-    let empty = v1::CreateSweepRequest { definition: None };
+    let empty = v1::CreateSweepRequest { definition: None, priority: 0 };
     refused(sweeps.create_sweep(empty).await, invalid, "CreateSweepRequest.definition is missing");
     let mut wire = v1::SweepDefinition::from(&definition);
     wire.name = "other".to_owned();
     wire.domains[1].search[0].references.pop();
-    let bad = v1::CreateSweepRequest { definition: Some(wire) };
+    let bad = v1::CreateSweepRequest { definition: Some(wire), priority: 0 };
     refused(sweeps.create_sweep(bad).await, invalid, "no reference for level 'expert'");
 
     let mut wire = v1::SweepDefinition::from(&definition);
     wire.name = "other".to_owned();
     wire.vectors.push(v1::VectorSource { name: "spare".to_owned(), ..wire.vectors[0].clone() });
-    let bad = v1::CreateSweepRequest { definition: Some(wire) };
+    let bad = v1::CreateSweepRequest { definition: Some(wire), priority: 0 };
     refused(sweeps.create_sweep(bad).await, invalid, "vector 'spare' is used by no coefficient");
 
     let nothing = || sweep("nothing");
@@ -123,10 +123,10 @@ async fn requests_of_users_that_name_what_is_not_there() -> anyhow::Result<()> {
     refused(sweeps.read_results(read).await, missing, "no sweep 'nothing'");
     let read = v1::ReadTalliesRequest { sweep: nothing() };
     refused(sweeps.read_tallies(read).await, missing, "no sweep 'nothing'");
-    let list = v1::ListFailedJobsRequest { sweep: nothing() };
-    refused(sweeps.list_failed_jobs(list).await, missing, "no sweep 'nothing'");
-    let retry = v1::RetryFailedJobsRequest { sweep: nothing() };
-    refused(sweeps.retry_failed_jobs(retry).await, missing, "no sweep 'nothing'");
+    let list = v1::ListJobsRequest { states: vec![], after: None, limit: 0, sweep: nothing() };
+    refused(sweeps.list_jobs(list).await, missing, "no sweep 'nothing'");
+    let retry = v1::RetryJobsRequest { jobs: vec![], sweep: nothing() };
+    refused(sweeps.retry_jobs(retry).await, missing, "no sweep 'nothing'");
     let state = v1::SetSweepStateRequest { sweep: sweep("tiny"), state: 0 };
     refused(sweeps.set_sweep_state(state).await, invalid, "SetSweepStateRequest.state is 0");
 

@@ -107,16 +107,24 @@ async fn a_job_that_keeps_failing_is_parked_with_its_reason_and_the_sweep_goes_o
     }
     cluster.run_to_done(&definition).await?;
     let sweep = || "tiny".to_owned();
-    let failed = cluster.sweeps().list_failed_jobs(v1::ListFailedJobsRequest { sweep: sweep() }).await?;
+    let failed = cluster
+        .sweeps()
+        .list_jobs(v1::ListJobsRequest {
+            states: vec![v1::JobState::Parked.into()],
+            after: None,
+            limit: 0,
+            sweep: sweep(),
+        })
+        .await?;
     let failed = failed.into_inner().jobs;
     assert_eq!((failed.len(), failed[0].errors, failed[0].lost), (1, 2, 0));
-    assert_eq!(failed[0].last_error, "logits of 'lm_head' are not finite");
+    assert_eq!(failed[0].last_error.as_deref(), Some("logits of 'lm_head' are not finite"));
     let best = cluster.best(&definition).await?;
     assert_eq!(best.points_measured, 8, "the point that lacks results does not count");
 
     // Tried again, the point is measured, and finalists are chosen anew.
-    let retry = v1::RetryFailedJobsRequest { sweep: sweep() };
-    assert_eq!(cluster.sweeps().retry_failed_jobs(retry).await?.into_inner().retried, 1);
+    let retry = v1::RetryJobsRequest { jobs: vec![], sweep: sweep() };
+    assert_eq!(cluster.sweeps().retry_jobs(retry).await?.into_inner().retried, 1);
     assert_eq!(cluster.progress("tiny").await?.state(), v1::SweepState::Running);
     cluster.run_to_done(&definition).await?;
     let best = cluster.best(&definition).await?;
@@ -206,7 +214,7 @@ async fn a_definition_is_fetched_by_the_sweeps_number() -> anyhow::Result<()> {
 #[tokio::test]
 async fn health_is_served_for_both_services() -> anyhow::Result<()> {
     let cluster = Cluster::start().await?;
-    let mut client = HealthClient::new(cluster.server.channel());
+    let mut client = HealthClient::new(cluster.server.transport());
     for service in ["", "avsweep.v1.JobService", "avsweep.v1.SweepService"] {
         let request = HealthCheckRequest { service: service.to_owned() };
         assert_eq!(client.check(request).await?.into_inner().status(), ServingStatus::Serving);

@@ -1,6 +1,12 @@
 //! The services over gRPC in process, with a store in memory.
 
 mod bad_requests;
+mod export;
 mod leasing;
+mod observing;
+mod ports;
+mod refusals;
+mod several;
 mod support;
 mod sweeps;
+mod workers;

@@ -15,9 +15,9 @@ use avsweep_proto::v1;
 use avsweep_proto::v1::job_service_client::JobServiceClient;
 use avsweep_proto::v1::sweep_service_client::SweepServiceClient;
 use avsweep_store::{SqliteStore, SqliteStoreOptions, Store};
+use avsweep_transport::Transport;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Channel;
 
 /// No wait in these tests comes near this; one that does has gone wrong.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
@@ -126,7 +126,7 @@ pub(crate) struct Cluster {
     pub(crate) coordinator: Arc<Coordinator>,
     pub(crate) server: InProcessServer,
     pub(crate) cancel: CancellationToken,
-    channel: Channel,
+    pub(crate) transport: Transport,
 }
 
 impl Cluster {
@@ -149,24 +149,24 @@ impl Cluster {
         ));
         let cancel = CancellationToken::new();
         let server = InProcessServer::start(Arc::clone(&coordinator), cancel.clone()).await;
-        let channel = server.channel();
-        Self { store, clock, coordinator, server, cancel, channel }
+        let transport = server.transport();
+        Self { store, clock, coordinator, server, cancel, transport }
     }
 
     pub(crate) fn background(&self) -> TaskTracker {
         self.coordinator.start_background(self.cancel.clone())
     }
 
-    pub(crate) fn jobs(&self) -> JobServiceClient<Channel> {
-        JobServiceClient::new(self.channel.clone())
+    pub(crate) fn jobs(&self) -> JobServiceClient<Transport> {
+        JobServiceClient::new(self.transport.clone())
     }
 
-    pub(crate) fn sweeps(&self) -> SweepServiceClient<Channel> {
-        SweepServiceClient::new(self.channel.clone())
+    pub(crate) fn sweeps(&self) -> SweepServiceClient<Transport> {
+        SweepServiceClient::new(self.transport.clone())
     }
 
     pub(crate) async fn create(&self, definition: &SweepDefinition) -> anyhow::Result<i64> {
-        let request = v1::CreateSweepRequest { definition: Some(definition.into()) };
+        let request = v1::CreateSweepRequest { definition: Some(definition.into()), priority: 0 };
         Ok(self.sweeps().create_sweep(request).await?.into_inner().sweep)
     }
 
@@ -245,7 +245,7 @@ pub(crate) const ALL_RUNGS: [v1::Rung; 3] = [v1::Rung::Likelihood, v1::Rung::Gen
 
 pub(crate) fn lease_request(rungs: &[v1::Rung], max_jobs: u32, wait_millis: u32) -> v1::LeaseRequest {
     let rungs = rungs.iter().map(|rung| (*rung).into()).collect();
-    v1::LeaseRequest { worker: "tester".to_owned(), rungs, max_jobs, wait_millis }
+    v1::LeaseRequest { worker: "tester".to_owned(), rungs, max_jobs, wait_millis, ..Default::default() }
 }
 
 /// A job's results in full, as the made-up model and judge give them.
@@ -298,6 +298,7 @@ pub(crate) fn evaluate(
         results: Some(results),
         finished: true,
         timings: Some(v1::Timings { load_micros: 1, merge_micros: 2, evaluate_micros: 3 }),
+        usage: None,
     })
 }
 

@@ -1,0 +1,162 @@
+//! Workers and judges: what they say of themselves, and who is there.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use avsweep_domain::WorkerId;
+use avsweep_store::{Timestamp, WorkerRecord, WorkerState, WorkerStatus};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::metrics::is_gone;
+use crate::{Coordinator, CoordinatorError};
+
+/// Entries above this are looked through for those that have no effect any more.
+const MANY_NOTES: usize = 4096;
+
+/// When which worker's status was last written, so that one that changes nothing is not written every time.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerNotes(Mutex<HashMap<WorkerId, Note>>);
+
+#[derive(Debug)]
+struct Note {
+    state: WorkerState,
+    problem: Option<String>,
+    at: Instant,
+}
+
+impl WorkerNotes {
+    /// Whether a status has to be written: it says something new, or the last one is older than `interval`.
+    fn is_due(&self, status: &WorkerStatus, interval: Duration, now: Instant) -> bool {
+        let notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.get(&status.worker).is_none_or(|note| {
+            note.state != status.state || note.problem != status.problem || now - note.at >= interval
+        })
+    }
+
+    /// Notes that a status is written; returns whether its worker was unknown here.
+    fn written(&self, status: &WorkerStatus, interval: Duration, now: Instant) -> bool {
+        let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if status.state == WorkerState::Stopped {
+            return notes.remove(&status.worker).is_none();
+        }
+        if notes.len() >= MANY_NOTES {
+            notes.retain(|_, note| now - note.at < interval);
+        }
+        let note = Note { state: status.state, problem: status.problem.clone(), at: now };
+        notes.insert(status.worker.clone(), note).is_none()
+    }
+}
+
+/// A worker with what is known of it from outside.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SeenWorker {
+    pub(crate) record: WorkerRecord,
+    /// Since it was last seen.
+    pub(crate) ago: Duration,
+    /// Not heard of for a whole lease.
+    pub(crate) gone: bool,
+}
+
+impl Coordinator {
+    /// How soon the next status is wanted.
+    pub(crate) fn status_interval(&self) -> Duration {
+        self.settings.lease_duration / 3
+    }
+
+    /// Notes what a worker says of itself.
+    pub(crate) async fn note_worker(&self, status: &WorkerStatus) -> Result<(), CoordinatorError> {
+        // Half of the interval at which they come: every regular one is written, however short a lease is.
+        let interval = self.settings.worker_note_interval.min(self.status_interval() / 2);
+        if !self.workers.is_due(status, interval, Instant::now()) {
+            return Ok(());
+        }
+        self.store.note_worker(status, self.clock.now()).await?;
+        let new = self.workers.written(status, interval, Instant::now());
+        let (worker, state) = (&status.worker, status.state);
+        if new {
+            info!(%worker, ?state, device = status.device, host = status.host, "worker");
+        } else {
+            debug!(%worker, ?state, "worker");
+        }
+        if let Some(problem) = &status.problem {
+            warn!(%worker, problem, "worker has a problem");
+        }
+        Ok(())
+    }
+
+    /// Every worker and judge that is remembered, the latest seen first.
+    pub(crate) async fn seen_workers(&self) -> Result<Vec<SeenWorker>, CoordinatorError> {
+        let records = self.store.workers().await?;
+        let now = self.clock.now();
+        let seen = records.into_iter().map(|record| SeenWorker {
+            ago: between(record.last_seen, now),
+            gone: is_gone(&record, self.settings.lease_duration, now),
+            record,
+        });
+        Ok(seen.collect())
+    }
+
+    /// Forgets workers that were last seen long ago.
+    pub(crate) async fn forget_workers(&self) -> Result<(), CoordinatorError> {
+        let memory = i64::try_from(self.settings.worker_memory.as_millis()).unwrap_or(i64::MAX);
+        let before = Timestamp(self.clock.now().0.saturating_sub(memory));
+        let forgotten = self.store.forget_workers(before).await?;
+        if forgotten > 0 {
+            debug!(forgotten, "workers forgotten");
+        }
+        Ok(())
+    }
+}
+
+/// The time from one to the other; none when it is the other way round.
+pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::from_millis(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use avsweep_store::WorkerKind;
+
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(5);
+
+    fn status(state: WorkerState, problem: Option<&str>) -> WorkerStatus {
+        WorkerStatus {
+            worker: WorkerId("w".to_owned()),
+            kind: WorkerKind::Worker,
+            state,
+            device: String::new(),
+            host: String::new(),
+            version: String::new(),
+            finished: 0,
+            failed: 0,
+            lost: 0,
+            results: 0,
+            rate: 0.0,
+            problem: problem.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_status_is_written_when_it_is_new_or_the_last_one_old() {
+        let (notes, now) = (WorkerNotes::default(), Instant::now());
+        let idle = status(WorkerState::Idle, None);
+        assert!(notes.is_due(&idle, INTERVAL, now));
+        assert!(notes.written(&idle, INTERVAL, now));
+        assert!(!notes.is_due(&idle, INTERVAL, now + INTERVAL / 2));
+        assert!(notes.is_due(&status(WorkerState::Busy, None), INTERVAL, now), "another state");
+        assert!(notes.is_due(&status(WorkerState::Idle, Some("no")), INTERVAL, now), "a problem");
+        assert!(notes.is_due(&idle, INTERVAL, now + INTERVAL));
+    }
+
+    #[test]
+    fn a_worker_that_has_stopped_is_not_kept_in_mind() {
+        let (notes, now) = (WorkerNotes::default(), Instant::now());
+        notes.written(&status(WorkerState::Idle, None), INTERVAL, now);
+        assert!(!notes.written(&status(WorkerState::Stopped, None), INTERVAL, now));
+        assert!(notes.is_due(&status(WorkerState::Idle, None), INTERVAL, now));
+    }
+}
