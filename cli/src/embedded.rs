@@ -1,110 +1,96 @@
-//! Coordinator, worker and judge in this process, over one SQLite store.
+//! A coordinator in this process, over one store.
 //!
-//! They speak the same gRPC services as on a cluster, through in-memory streams instead of sockets: one path, not two.
+//! It speaks the same gRPC services as on a cluster, through in-memory streams instead of sockets: one path, not two.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use avsweep_coordinator::{Coordinator, InProcessServer, Settings};
-use avsweep_domain::SweepDefinition;
-use avsweep_proto::v1;
-use avsweep_proto::v1::sweep_service_client::SweepServiceClient;
 use avsweep_store::{SqliteStore, SqliteStoreOptions};
+use avsweep_transport::Transport;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Channel;
 
-use crate::sweep_file;
+use crate::arguments::StoreLocation;
 
 /// How long services and background tasks may take to end; what was acknowledged is durable long before.
 const CLOSING: Duration = Duration::from_secs(5);
 
+/// What a store is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Reading; another process may be working on it.
+    Read,
+    /// A change of a few rows; another process may be working on it.
+    Change,
+    /// The same in a store that is made if there is none.
+    Create,
+    /// Working, alone: planner and reaper run.
+    Work,
+}
+
 /// A coordinator over a store, and a way to speak to it.
 #[derive(Debug)]
-pub(crate) struct Session {
-    channel: Channel,
+pub(crate) struct Embedded {
+    transport: Transport,
     server: InProcessServer,
     background: Option<TaskTracker>,
     stop: CancellationToken,
 }
 
-impl Session {
-    /// Opens an existing store to read from; another process may be working on it.
+impl Embedded {
+    /// Opens a store.
     ///
     /// # Errors
-    /// When there is no store, or it cannot be opened.
-    pub(crate) async fn read(path: &Path) -> Result<Self> {
-        anyhow::ensure!(
-            path.is_file(),
-            "{}: there is no store here; 'avsweep run SWEEP.yaml' makes one, --store names another",
-            path.display()
-        );
-        let store = SqliteStore::open(&SqliteStoreOptions::file(path).read_only()).await?;
-        let coordinator = Arc::new(Coordinator::new(Arc::new(store), Settings::default()));
-        Ok(Self::serve(coordinator, None, CancellationToken::new()).await)
-    }
-
-    /// Opens or makes a store to work on, alone: planner and reaper run.
-    ///
-    /// # Errors
-    /// When the store cannot be opened, or another process works on it.
-    pub(crate) async fn work(path: &Path) -> Result<Self> {
-        anyhow::ensure!(!path.is_dir(), "{}: this is a folder; --store wants a file", path.display());
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder)
-                .with_context(|| format!("{}: cannot be made", folder.display()))?;
+    /// When there is none and none is made, when it cannot be opened, or when it is wanted alone and another process
+    /// works on it.
+    pub(crate) async fn open(store: &StoreLocation, access: Access) -> Result<Self> {
+        let Some(path) = store.file() else {
+            bail!(
+                "{store}: a database is served by a coordinator: start 'avsweep coordinator' on it and name that \
+                 with --coordinator, or give --store a file"
+            );
+        };
+        if matches!(access, Access::Create | Access::Work) {
+            make_room(path)?;
+        } else {
+            anyhow::ensure!(
+                path.is_file(),
+                "{}: there is no store here; 'avsweep run SWEEP.yaml' makes one, --store names another",
+                path.display()
+            );
         }
-        let store = SqliteStore::open(&SqliteStoreOptions::file(path).exclusive()).await?;
-        let coordinator = Arc::new(Coordinator::new(Arc::new(store), Settings::default()));
-        // The store is ours alone: whoever held a lease is gone.
-        coordinator.reap_all().await?;
+        let options = SqliteStoreOptions::file(path);
+        let options = match access {
+            Access::Read => options.read_only(),
+            Access::Change | Access::Create => options,
+            Access::Work => options.exclusive(),
+        };
+        let coordinator =
+            Arc::new(Coordinator::new(Arc::new(SqliteStore::open(&options).await?), Settings::default()));
         let stop = CancellationToken::new();
-        let background = coordinator.start_background(stop.clone());
-        Ok(Self::serve(coordinator, Some(background), stop).await)
-    }
-
-    async fn serve(
-        coordinator: Arc<Coordinator>,
-        background: Option<TaskTracker>,
-        stop: CancellationToken,
-    ) -> Self {
+        let background = if access == Access::Work {
+            // The store is ours alone: whoever held a lease is gone.
+            coordinator.reap_all().await?;
+            Some(coordinator.start_background(stop.clone()))
+        } else {
+            None
+        };
         let server = InProcessServer::start(coordinator, stop.clone()).await;
-        Self { channel: server.channel(), server, background, stop }
+        Ok(Self { transport: server.transport(), server, background, stop })
     }
 
-    /// The connection, for workers and judges.
-    pub(crate) fn channel(&self) -> Channel {
-        self.channel.clone()
-    }
-
-    /// The user's verbs.
-    pub(crate) fn sweeps(&self) -> SweepServiceClient<Channel> {
-        SweepServiceClient::new(self.channel.clone())
-            .max_decoding_message_size(avsweep_proto::MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(avsweep_proto::MAX_MESSAGE_BYTES)
-    }
-
-    /// A sweep by name, number or sweep file.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub(crate) async fn sweep(&self, reference: &str) -> Result<(v1::SweepProgress, SweepDefinition)> {
-        let path = PathBuf::from(reference);
-        let is_file = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        let sweep = if is_file { sweep_file::name_in(&path)? } else { reference.to_owned() };
-        let response =
-            self.sweeps().get_sweep(v1::GetSweepRequest { sweep }).await.map_err(explain)?.into_inner();
-        let progress = response.progress.context("a sweep without progress")?;
-        let definition = response.definition.context("a sweep without definition")?.try_into()?;
-        Ok((progress, definition))
+    /// The connection.
+    pub(crate) fn transport(&self) -> Transport {
+        self.transport.clone()
     }
 
     /// Stops services and background tasks and waits for what is being written.
     pub(crate) async fn close(self) {
         self.stop.cancel();
-        drop(self.channel);
+        drop(self.transport);
         let ended = async {
             if let Some(background) = &self.background {
                 background.wait().await;
@@ -119,8 +105,14 @@ impl Session {
     }
 }
 
-/// A refusal of the coordinator as an error for people: its message, without gRPC's words around it.
-#[expect(clippy::needless_pass_by_value, reason = "so that it can be given to map_err")]
-pub(crate) fn explain(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("{}", status.message())
+/// Sees to it that a store file can be made.
+///
+/// # Errors
+/// When the path is a folder, or the folder above it cannot be made.
+pub(crate) fn make_room(path: &Path) -> Result<()> {
+    anyhow::ensure!(!path.is_dir(), "{}: this is a folder; --store wants a file", path.display());
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+    }
+    Ok(())
 }

@@ -2,31 +2,42 @@
 
 mod arguments;
 mod commands;
+mod connection;
 mod embedded;
 mod interruption;
+mod logging;
 mod output;
+mod processes;
+mod remote;
 mod report;
 mod sweep_file;
+mod usage;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
-
 use arguments::Arguments;
 use commands::Outcome;
+use usage::UsageError;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    start_logging(&arguments);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let arguments = Arguments::read();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads(&arguments))
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: the asynchronous runtime cannot start: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let outcome = runtime.block_on(commands::run(arguments));
+    let outcome = runtime.block_on(async {
+        let logging = logging::start(&arguments);
+        let outcome = commands::run(arguments).await;
+        logging.end().await;
+        outcome
+    });
     // What may still block (a long evaluation) must not hold the process: everything acknowledged is stored.
     runtime.shutdown_background();
     match outcome {
@@ -36,23 +47,19 @@ fn main() -> ExitCode {
                 return ExitCode::SUCCESS;
             }
             output::print_error(&error);
-            Outcome::FAILURE
+            if error.is::<UsageError>() { ExitCode::from(2) } else { Outcome::FAILURE }
         }
     }
 }
 
-fn start_logging(arguments: &Arguments) {
-    let default = match arguments.verbose {
-        0 => "warn",
-        1 => "info,sqlx=warn",
-        2 => "debug,sqlx=info,h2=info,hyper=info",
-        _ => "trace",
-    };
-    let filter = EnvFilter::try_from_env("AVSWEEP_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(output::stderr_beside_progress)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    tracing_subscriber::registry().with(filter).with(layer).init();
+/// Asynchronous threads: a coordinator serves many, everything else waits for one or two peers.
+fn threads(arguments: &Arguments) -> usize {
+    match arguments.command {
+        arguments::Command::Coordinator(_) => {
+            std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 16)
+        }
+        _ => 2,
+    }
 }
 
 /// Whoever read our output went away (`avsweep export … | head`): nothing is wrong.

@@ -1,7 +1,6 @@
 //! `avsweep best`: the table of targets.
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use avsweep_domain::{Aggregate, LevelRate, Point, QuerySet, Reading, SweepDefinition, Target, Wanted};
@@ -9,8 +8,10 @@ use avsweep_proto::v1;
 use serde::Serialize;
 
 use crate::arguments::{BestArguments, Format};
-use crate::embedded::{Session, explain};
-use crate::output::{self, Table, rate_cell};
+use crate::connection::{Connection, Place, explain};
+use crate::embedded::Access;
+use crate::output::{self, Table};
+use crate::usage::UsageError;
 
 /// The answers for some targets of one sweep.
 #[derive(Debug, Clone, Serialize)]
@@ -97,22 +98,27 @@ impl TargetOutput {
 }
 
 /// `avsweep best`
-pub(super) async fn run(store: &Path, arguments: &BestArguments, format: Format) -> Result<()> {
-    let session = Session::read(store).await?;
-    let (progress, definition) = session.sweep(&arguments.sweep).await?;
+pub(super) async fn run(place: &Place, arguments: &BestArguments, format: Format) -> Result<()> {
+    let connection = Connection::open(place, Access::Read).await?;
+    let (progress, definition) = connection.sweep(&arguments.sweep).await?;
     let targets = if arguments.all_targets {
         Vec::new()
     } else {
-        arguments.targets.iter().map(|text| Ok(definition.target(text)?)).collect::<Result<_>>()?
+        arguments
+            .targets
+            .iter()
+            .map(|text| definition.target(text).map_err(UsageError::from_error))
+            .collect::<Result<_>>()?
     };
     let reading = arguments.reading.map(Reading::from);
-    let best = answers(&session, progress.sweep, &definition, targets, arguments.aggregate, reading).await?;
+    let best =
+        answers(&connection, progress.sweep, &definition, targets, arguments.aggregate, reading).await?;
     output::print(format, &best, write_table)
 }
 
 /// Asks for the best points of targets (of all, when the list is empty).
 pub(crate) async fn answers(
-    session: &Session,
+    connection: &Connection,
     sweep: i64,
     definition: &SweepDefinition,
     targets: Vec<Target>,
@@ -125,7 +131,7 @@ pub(crate) async fn answers(
         aggregate: v1::Aggregate::from(aggregate).into(),
         reading: reading.map_or(v1::Reading::Unspecified, Into::into).into(),
     };
-    let response = session.sweeps().best_points(request).await.map_err(explain)?.into_inner();
+    let response = connection.sweeps().best_points(request).await.map_err(explain)?.into_inner();
     let reported_on = QuerySet::try_from(response.reported_set())?;
     let targets: Vec<_> =
         response.answers.into_iter().map(|answer| read_answer(answer, definition)).collect::<Result<_>>()?;
@@ -181,27 +187,36 @@ fn read_answer(answer: v1::TargetAnswer, definition: &SweepDefinition) -> Result
 /// When `out` cannot be written.
 pub(crate) fn write_table(best: &BestOutput, out: &mut dyn Write) -> io::Result<()> {
     let judged = best.targets.iter().any(|target| target.judged_aggregate.is_some());
+    let width = best
+        .targets
+        .iter()
+        .flat_map(|target| &target.domains)
+        .map(|domain| abbreviated(&domain.wanted).chars().count())
+        .max()
+        .unwrap_or(0);
     let mut headings = best.domains.clone();
-    headings.extend(best.coefficients.iter().cloned());
+    headings.push(best.coefficients.join(","));
     headings.push(best.aggregate.to_string());
     if judged {
         headings.push("judged".to_owned());
     }
-    headings.push("achieved".to_owned());
+    headings.push("hit".to_owned());
     let mut table = Table::new(headings);
-    let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
+    let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), short);
     for target in &best.targets {
         let mut row: Vec<String> = target
             .domains
             .iter()
             .map(|domain| match domain.wanted.as_str() {
                 "any" => "any".to_owned(),
-                wanted => format!("{wanted} {}", rate_cell(domain.reported(best.reported_on))),
+                wanted => format!(
+                    "{:width$} {}",
+                    abbreviated(wanted),
+                    short_rate(domain.reported(best.reported_on))
+                ),
             })
             .collect();
-        row.extend((0..best.coefficients.len()).map(|index| {
-            target.point.as_ref().map_or_else(|| "–".to_owned(), |point| point.values()[index].to_string())
-        }));
+        row.push(target.point.as_ref().map_or_else(|| "–".to_owned(), ToString::to_string));
         row.push(number(target.reported_aggregate(best.reported_on)));
         if judged {
             row.push(number(target.judged_aggregate));
@@ -234,10 +249,35 @@ pub(crate) fn write_table(best: &BestOutput, out: &mut dyn Write) -> io::Result<
     };
     writeln!(
         out,
-        "{} of {} targets achieved (every domain's dominant level is the wanted one). \
-         Rates of the wanted level with 95 % intervals on the {set}; {n} per domain. {} points measured.",
+        "{} of {} targets hit (every domain's dominant level is the wanted one). \
+         Rates of the wanted level with 95 % intervals, on the {set}; {n} per domain. {} points measured.",
         best.achieved,
         best.targets.len(),
         best.points_measured
+    )
+}
+
+/// A level's name, cut where 27 rows of three would not fit a terminal's 100 columns.
+fn abbreviated(level: &str) -> String {
+    if level.chars().count() <= 7 {
+        return level.to_owned();
+    }
+    level.chars().take(5).chain(['.']).collect()
+}
+
+/// `.95`, `1.0`
+fn short(value: f64) -> String {
+    let text = format!("{value:.2}");
+    match text.strip_prefix('0') {
+        Some(fraction) => fraction.to_owned(),
+        None => format!("{value:.1}"),
+    }
+}
+
+/// `.95 .76–.99`
+fn short_rate(rate: Option<&LevelRate>) -> String {
+    rate.map_or_else(
+        || "–".to_owned(),
+        |rate| format!("{:3} {}–{}", short(rate.rate), short(rate.interval.low), short(rate.interval.high)),
     )
 }

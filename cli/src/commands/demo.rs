@@ -4,9 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::run::{run_definition, shell, store_flag};
+use super::run::{refuse_coordinator, run_definition};
 use super::{Outcome, best};
-use crate::arguments::{DemoArguments, Format};
+use crate::arguments::{CacheArguments, DemoArguments, Format, StoreLocation};
+use crate::connection::Place;
 use crate::output;
 use crate::sweep_file;
 
@@ -45,6 +46,7 @@ const POCKET: [PocketFile; 14] = pocket_files![
 
 /// `avsweep demo`
 pub(super) async fn run(arguments: &DemoArguments, format: Format) -> Result<Outcome> {
+    refuse_coordinator(&arguments.coordinator, "demo", "avsweep sweep create FILE --watch")?;
     let folder = &arguments.folder;
     unpack(folder)?;
     output::note(format!(
@@ -53,14 +55,15 @@ pub(super) async fn run(arguments: &DemoArguments, format: Format) -> Result<Out
         folder.display()
     ));
     let file = folder.join("coarse.yaml");
-    let store = folder.join("avsweep.db");
-    let loaded = sweep_file::load(&file)?;
-    let (outcome, best) = run_definition(&store, &loaded.definition, None).await?;
+    let place = Place::Store(StoreLocation::File(folder.join("avsweep.db")));
+    let cache = CacheArguments { cache: None }.folder();
+    let loaded = sweep_file::load(&file, &cache).await?;
+    let (outcome, best) = run_definition(&place, &loaded.definition, None, &cache).await?;
     if outcome == Outcome::Interrupted {
         return Ok(outcome);
     }
     output::print(format, &best, best::write_table)?;
-    print_next(folder, &store, &loaded.definition.name, &best);
+    print_next(folder, &place, &loaded.definition.name, &best);
     Ok(outcome)
 }
 
@@ -81,8 +84,8 @@ fn unpack(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn print_next(folder: &Path, store: &Path, name: &str, best: &best::BestOutput) {
-    let store = store_flag(store);
+fn print_next(folder: &Path, place: &Place, name: &str, best: &best::BestOutput) {
+    let store = place.flag();
     let example = best
         .targets
         .iter()
@@ -101,7 +104,7 @@ fn print_next(folder: &Path, store: &Path, name: &str, best: &best::BestOutput) 
          \x20 the picture         avsweep report {name}{store}\n\
          \x20 the full grid       avsweep run {}{store}\n\
          \x20 your own model      avsweep schema, and the sweep files in {} to start from",
-        shell(&folder.join("grid.yaml")),
-        shell(folder),
+        output::shell(folder.join("grid.yaml").display()),
+        output::shell(folder.display()),
     ));
 }

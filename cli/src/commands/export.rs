@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use avsweep_domain::{Label, Normalisation, Point, QueryScore, Response, SweepDefinition, Verdict};
@@ -10,13 +9,14 @@ use avsweep_proto::v1;
 use serde_json::{Map, Value, json};
 
 use crate::arguments::{ExportArguments, ExportFormat};
-use crate::embedded::{Session, explain};
+use crate::connection::{Connection, Place, explain};
+use crate::embedded::Access;
 use crate::output;
 
 /// `avsweep export`
-pub(super) async fn run(store: &Path, arguments: &ExportArguments) -> Result<()> {
-    let session = Session::read(store).await?;
-    let (progress, definition) = session.sweep(&arguments.sweep).await?;
+pub(super) async fn run(place: &Place, arguments: &ExportArguments) -> Result<()> {
+    let connection = Connection::open(place, Access::Read).await?;
+    let (progress, definition) = connection.sweep(&arguments.sweep).await?;
     let entries: Vec<QueryInfo> = definition
         .queries()
         .map(|entry| QueryInfo {
@@ -32,7 +32,7 @@ pub(super) async fn run(store: &Path, arguments: &ExportArguments) -> Result<()>
         None => Box::new(io::stdout()),
     };
     let mut sink = Sink::new(arguments.format, BufWriter::new(out), &definition)?;
-    let mut pages = session
+    let mut pages = connection
         .sweeps()
         .read_results(v1::ReadResultsRequest { sweep: progress.sweep.to_string() })
         .await

@@ -1,6 +1,6 @@
 //! `avsweep report`: the sweep as one HTML file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -11,7 +11,8 @@ use super::best::{self, BestOutput};
 use super::sample;
 use super::sweeps::example_ordinals;
 use crate::arguments::ReportArguments;
-use crate::embedded::{Session, explain};
+use crate::connection::{Connection, Place, explain};
+use crate::embedded::Access;
 use crate::output::{self, human_duration};
 use crate::report::{ExampleResponse, Fact, ReportData, TargetAnswer, render};
 
@@ -19,13 +20,13 @@ use crate::report::{ExampleResponse, Fact, ReportData, TargetAnswer, render};
 const EXAMPLES_PER_DOMAIN: usize = 4;
 
 /// `avsweep report`
-pub(super) async fn run(store: &Path, arguments: &ReportArguments) -> Result<()> {
-    let session = Session::read(store).await?;
-    let (progress, definition) = session.sweep(&arguments.sweep).await?;
-    let best =
-        best::answers(&session, progress.sweep, &definition, Vec::new(), arguments.aggregate, None).await?;
+pub(super) async fn run(place: &Place, arguments: &ReportArguments) -> Result<()> {
+    let connection = Connection::open(place, Access::Read).await?;
+    let (progress, definition) = connection.sweep(&arguments.sweep).await?;
+    let best = best::answers(&connection, progress.sweep, &definition, Vec::new(), arguments.aggregate, None)
+        .await?;
     let mut tallies = Vec::new();
-    let mut pages = session
+    let mut pages = connection
         .sweeps()
         .read_tallies(v1::ReadTalliesRequest { sweep: progress.sweep.to_string() })
         .await
@@ -36,7 +37,7 @@ pub(super) async fn run(store: &Path, arguments: &ReportArguments) -> Result<()>
             tallies.push(point.try_into()?);
         }
     }
-    let responses = responses(&session, progress.sweep, &definition, &best).await?;
+    let responses = responses(&connection, progress.sweep, &definition, &best).await?;
     let page = render(&ReportData {
         definition: &definition,
         generated_at: chrono::Local::now().format("%Y-%m-%d %H:%M").to_string(),
@@ -88,7 +89,7 @@ fn table(definition: &SweepDefinition, best: &BestOutput) -> Result<Vec<TargetAn
 
 /// Stored responses at the origin and at each target's best point; nothing is generated for a report.
 async fn responses(
-    session: &Session,
+    connection: &Connection,
     sweep: i64,
     definition: &SweepDefinition,
     best: &BestOutput,
@@ -111,7 +112,7 @@ async fn responses(
             ordinals: ordinals.clone(),
             stored_only: true,
         };
-        for sampled in sample::ask(session, &request).await?.responses {
+        for sampled in sample::ask(connection, &request).await?.responses {
             let Some(response) = sampled.response else { continue };
             let entry = definition
                 .queries()

@@ -1,6 +1,5 @@
 //! `avsweep sample`: what the model says at a point.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,13 +9,15 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::Outcome;
+use super::crew::{Crew, CrewOptions, check_judge};
 use super::export::label_name;
-use super::run::{Crew, check_judge};
 use super::sweeps::example_ordinals;
-use crate::arguments::{Format, SampleArguments};
-use crate::embedded::{Session, explain};
+use crate::arguments::{CacheArguments, Format, SampleArguments};
+use crate::connection::{Connection, Place, explain, is_away};
+use crate::embedded::Access;
 use crate::interruption;
 use crate::output;
+use crate::usage::UsageError;
 
 /// Queries per domain when none is named.
 const EXAMPLES_PER_DOMAIN: usize = 3;
@@ -43,11 +44,11 @@ struct ResponseOutput {
 }
 
 /// `avsweep sample`
-pub(super) async fn run(store: &Path, arguments: &SampleArguments, format: Format) -> Result<Outcome> {
+pub(super) async fn run(place: &Place, arguments: &SampleArguments, format: Format) -> Result<Outcome> {
     // Looking first: what is stored needs no worker, and may be read while another process works on the store.
-    let session = Session::read(store).await?;
-    let (progress, definition) = session.sweep(&arguments.sweep).await?;
-    definition.space.check(&arguments.point)?;
+    let connection = Connection::open(place, Access::Read).await?;
+    let (progress, definition) = connection.sweep(&arguments.sweep).await?;
+    definition.space.check(&arguments.point).map_err(UsageError::from_error)?;
     let ordinals = ordinals(&definition, &arguments.queries)?;
     let mut request = v1::RequestSampleRequest {
         sweep: progress.sweep.to_string(),
@@ -55,13 +56,17 @@ pub(super) async fn run(store: &Path, arguments: &SampleArguments, format: Forma
         ordinals,
         stored_only: true,
     };
-    let mut response = ask(&session, &request).await?;
-    session.close().await;
+    let mut response = ask(&connection, &request).await?;
     let judged = response.responses.iter().filter(|sampled| sampled.verdict.is_some()).count();
     if judged < request.ordinals.len() {
         request.stored_only = false;
-        let interrupted = interruption::listen();
-        let generated = generate(store, &request, &definition, arguments.threads, &interrupted).await?;
+        let interrupted = interruption::listen().token();
+        let generated = if place.is_remote() {
+            wait_for_workers(&connection, &request, &interrupted).await?
+        } else {
+            connection.close().await;
+            generate(place, &request, &definition, arguments.threads, &interrupted).await?
+        };
         let Some(generated) = generated else { return Ok(Outcome::Interrupted) };
         response = generated;
     }
@@ -86,22 +91,61 @@ pub(super) async fn run(store: &Path, arguments: &SampleArguments, format: Forma
     Ok(Outcome::Done)
 }
 
-/// Has the missing responses generated and judged; `None` when the user interrupts.
+/// Has the coordinator's workers and judges make what is missing; `None` when the user interrupts.
+async fn wait_for_workers(
+    connection: &Connection,
+    request: &v1::RequestSampleRequest,
+    interrupted: &CancellationToken,
+) -> Result<Option<v1::RequestSampleResponse>> {
+    let response = ask(connection, request).await?;
+    if response.pending == 0 {
+        return Ok(Some(response));
+    }
+    let workers = connection.sweeps().list_workers(v1::ListWorkersRequest {}).await.map_err(explain)?;
+    let present = |kind: v1::WorkerKind| {
+        workers.get_ref().workers.iter().any(|worker| {
+            !worker.gone
+                && worker
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| status.kind() == kind && status.state() != v1::WorkerState::Stopped)
+        })
+    };
+    let absent = match (present(v1::WorkerKind::Worker), present(v1::WorkerKind::Judge)) {
+        (true, true) => "",
+        (false, true) => "; no worker is there now: start one with 'avsweep worker'",
+        (true, false) => "; no judge is there now: start one with 'avsweep judge'",
+        (false, false) => {
+            "; neither a worker nor a judge is there now: start 'avsweep worker' and 'avsweep judge'"
+        }
+    };
+    output::note(format!("waiting for workers to answer {} queries{absent}", response.pending));
+    tokio::select! {
+        response = wait(connection, request) => response.map(Some),
+        () = interrupted.cancelled() => {
+            output::note("the workers go on; the same command shows what they made");
+            Ok(None)
+        }
+    }
+}
+
+/// Has the missing responses generated and judged in this process; `None` when the user interrupts.
 async fn generate(
-    store: &Path,
+    place: &Place,
     request: &v1::RequestSampleRequest,
     definition: &SweepDefinition,
     threads: Option<u16>,
     interrupted: &CancellationToken,
 ) -> Result<Option<v1::RequestSampleResponse>> {
     check_judge(definition)?;
-    let session = Session::work(store).await?;
-    let mut outcome = ask(&session, request).await.map(Some);
+    let connection = Connection::open(place, Access::Work).await?;
+    let mut outcome = ask(&connection, request).await.map(Some);
     if matches!(&outcome, Ok(Some(response)) if response.pending > 0) {
-        match Crew::start(&session, threads, definition) {
+        let cache = CacheArguments { cache: None }.folder();
+        match Crew::start(&connection, CrewOptions { threads, cache: &cache }, definition) {
             Ok(crew) => {
                 outcome = tokio::select! {
-                    response = wait(&session, request) => response.map(Some),
+                    response = wait(&connection, request) => response.map(Some),
                     reason = crew.failure() => Err(anyhow::anyhow!(reason)),
                     () = interrupted.cancelled() => Ok(None),
                 };
@@ -110,7 +154,7 @@ async fn generate(
             Err(error) => outcome = Err(error),
         }
     }
-    session.close().await;
+    connection.close().await;
     outcome
 }
 
@@ -121,32 +165,43 @@ fn ordinals(definition: &SweepDefinition, ids: &[String]) -> Result<Vec<u32>> {
     }
     ids.iter()
         .map(|id| {
-            definition.queries().find(|entry| entry.query.id == *id).map(|entry| entry.ordinal).with_context(
-                || {
-                    let known: Vec<_> = definition.queries().map(|entry| entry.query.id.as_str()).collect();
-                    let hint = nearest_name(id, known.iter().copied())
-                        .or(known.first().copied())
-                        .map_or_else(String::new, |near| format!(" (there is '{near}', for example)"));
-                    format!("the sweep has no query '{id}'{hint}")
-                },
-            )
+            let entry = definition.queries().find(|entry| entry.query.id == *id);
+            Ok(entry.ok_or_else(|| unknown_query(definition, id))?.ordinal)
         })
         .collect()
 }
 
-/// Asks for the responses and has those generated that are not stored.
-pub(super) async fn ask(
-    session: &Session,
-    request: &v1::RequestSampleRequest,
-) -> Result<v1::RequestSampleResponse> {
-    Ok(session.sweeps().request_sample(request.clone()).await.map_err(explain)?.into_inner())
+fn unknown_query(definition: &SweepDefinition, id: &str) -> UsageError {
+    let known: Vec<_> = definition.queries().map(|entry| entry.query.id.as_str()).collect();
+    let hint = nearest_name(id, known.iter().copied())
+        .or(known.first().copied())
+        .map_or_else(String::new, |near| format!(" (there is '{near}', for example)"));
+    UsageError::new(format!("the sweep has no query '{id}'{hint}"))
 }
 
-async fn wait(session: &Session, request: &v1::RequestSampleRequest) -> Result<v1::RequestSampleResponse> {
+/// Asks for the responses and has those generated that are not stored.
+pub(super) async fn ask(
+    connection: &Connection,
+    request: &v1::RequestSampleRequest,
+) -> Result<v1::RequestSampleResponse> {
+    Ok(connection.sweeps().request_sample(request.clone()).await.map_err(explain)?.into_inner())
+}
+
+/// Asks until nothing is pending. A coordinator that is away for a moment is asked again.
+async fn wait(
+    connection: &Connection,
+    request: &v1::RequestSampleRequest,
+) -> Result<v1::RequestSampleResponse> {
     loop {
-        let response = ask(session, request).await?;
-        if response.pending == 0 || !response.failures.is_empty() {
-            return Ok(response);
+        match connection.sweeps().request_sample(request.clone()).await {
+            Ok(response) => {
+                let response = response.into_inner();
+                if response.pending == 0 || !response.failures.is_empty() {
+                    return Ok(response);
+                }
+            }
+            Err(status) if is_away(&status) => tracing::info!(message = status.message(), "asking again"),
+            Err(status) => return Err(explain(status)),
         }
         tokio::time::sleep(POLL).await;
     }

@@ -1,6 +1,5 @@
 //! `avsweep sweep ls|show`
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,20 +7,28 @@ use avsweep_domain::{Coverage, JudgeProvider, SweepDefinition};
 use avsweep_proto::v1;
 use serde::Serialize;
 
+use super::jobs::JobOutput;
 use crate::arguments::Format;
-use crate::embedded::Session;
+use crate::connection::{Connection, Place, explain};
+use crate::embedded::Access;
 use crate::output::{self, Table, human_duration};
 
+/// A sweep as `--output json` shows it.
 #[derive(Serialize)]
-struct SweepOutput {
+pub(super) struct SweepOutput {
     number: i64,
     name: String,
     state: String,
+    priority: i32,
     strategy: String,
     fingerprint: String,
     created_at: i64,
     points_planned: Option<u64>,
     points_done: u64,
+    points_per_second: Option<f64>,
+    seconds_left: Option<u64>,
+    workers: u32,
+    failures: u64,
     results: u64,
     duplicate_results: u64,
     load_seconds: f64,
@@ -44,36 +51,36 @@ struct ShowOutput {
     #[serde(flatten)]
     progress: SweepOutput,
     definition: SweepDefinition,
-    failed_jobs: Vec<FailedJobOutput>,
-}
-
-#[derive(Serialize)]
-struct FailedJobOutput {
-    job: i64,
-    rung: String,
-    point: String,
-    queries: u32,
-    lost: u32,
-    errors: u32,
-    last_error: String,
+    failed_jobs: Vec<JobOutput>,
 }
 
 /// `avsweep sweep ls`
-pub(super) async fn list(store: &Path, format: Format) -> Result<()> {
-    let session = Session::read(store).await?;
-    let response =
-        session.sweeps().list_sweeps(v1::ListSweepsRequest {}).await.map_err(crate::embedded::explain)?;
+pub(super) async fn list(place: &Place, format: Format) -> Result<()> {
+    let connection = Connection::open(place, Access::Read).await?;
+    let response = connection.sweeps().list_sweeps(v1::ListSweepsRequest {}).await.map_err(explain)?;
     let sweeps: Vec<_> = response.into_inner().sweeps.into_iter().map(summarise).collect();
     output::print(format, &sweeps, |sweeps, out| {
-        let mut table = Table::new(["#", "sweep", "state", "strategy", "points", "results", "failed jobs"]);
+        let mut table = Table::new([
+            "#",
+            "sweep",
+            "state",
+            "priority",
+            "strategy",
+            "points",
+            "results",
+            "workers",
+            "failed jobs",
+        ]);
         for sweep in sweeps {
             table.row([
                 sweep.number.to_string(),
                 sweep.name.clone(),
                 sweep.state.clone(),
+                sweep.priority.to_string(),
                 sweep.strategy.clone(),
                 points(sweep),
                 sweep.results.to_string(),
+                sweep.workers.to_string(),
                 sweep.jobs.iter().map(|rung| rung.parked).sum::<u64>().to_string(),
             ]);
         }
@@ -82,34 +89,17 @@ pub(super) async fn list(store: &Path, format: Format) -> Result<()> {
 }
 
 /// `avsweep sweep show`
-pub(super) async fn show(store: &Path, sweep: &str, format: Format) -> Result<()> {
-    let session = Session::read(store).await?;
-    let (progress, definition) = session.sweep(sweep).await?;
-    let failed = session
-        .sweeps()
-        .list_failed_jobs(v1::ListFailedJobsRequest { sweep: progress.sweep.to_string() })
-        .await
-        .map_err(crate::embedded::explain)?
-        .into_inner()
-        .jobs;
-    let failed_jobs = failed
-        .into_iter()
-        .map(|job| {
-            Ok(FailedJobOutput {
-                rung: rung_name(job.rung()),
-                point: job
-                    .point
-                    .map(avsweep_domain::Point::try_from)
-                    .transpose()?
-                    .map_or_else(String::new, |point| point.to_string()),
-                job: job.job,
-                queries: job.queries,
-                lost: job.lost,
-                errors: job.errors,
-                last_error: job.last_error,
-            })
-        })
-        .collect::<Result<_>>()?;
+pub(super) async fn show(place: &Place, sweep: &str, format: Format) -> Result<()> {
+    let connection = Connection::open(place, Access::Read).await?;
+    let (progress, definition) = connection.sweep(sweep).await?;
+    let request = v1::ListJobsRequest {
+        sweep: progress.sweep.to_string(),
+        states: vec![v1::JobState::Parked.into()],
+        after: None,
+        limit: 0,
+    };
+    let failed = connection.sweeps().list_jobs(request).await.map_err(explain)?.into_inner().jobs;
+    let failed_jobs = failed.into_iter().map(JobOutput::read).collect::<Result<_>>()?;
     let shown = ShowOutput { progress: summarise(progress), definition, failed_jobs };
     output::print(format, &shown, |shown, out| {
         facts(shown).write(out)?;
@@ -137,7 +127,7 @@ pub(super) async fn show(store: &Path, sweep: &str, format: Format) -> Result<()
                     job.point.clone(),
                     job.lost.to_string(),
                     job.errors.to_string(),
-                    job.last_error.clone(),
+                    job.last_error.clone().unwrap_or_default(),
                 ]);
             }
             table.write(out)?;
@@ -153,6 +143,7 @@ fn facts(shown: &ShowOutput) -> Table {
     fact("number", progress.number.to_string());
     fact("state", progress.state.clone());
     fact("base", format!("{} ({})", definition.model.path, definition.model.dtype.as_str()));
+    fact("priority", progress.priority.to_string());
     fact("strategy", progress.strategy.clone());
     fact("points", points(progress));
     fact("levels", definition.levels.names().join(" < "));
@@ -172,6 +163,8 @@ fn facts(shown: &ShowOutput) -> Table {
         },
     );
     fact("results", format!("{} ({} evaluated twice)", progress.results, progress.duplicate_results));
+    fact("workers", progress.workers.to_string());
+    fact("failures", format!("{} lost or failed attempts", progress.failures));
     let spent = |seconds: f64| human_duration(Duration::from_secs_f64(seconds));
     fact(
         "worker time",
@@ -216,16 +209,19 @@ fn points(sweep: &SweepOutput) -> String {
     }
 }
 
-fn rung_name(rung: v1::Rung) -> String {
+/// A rung's name.
+pub(super) fn rung_name(rung: v1::Rung) -> String {
     avsweep_domain::Rung::try_from(rung).map_or_else(|_| "unknown".to_owned(), |rung| rung.to_string())
 }
 
-fn summarise(progress: v1::SweepProgress) -> SweepOutput {
+/// A sweep's progress for people and programs.
+pub(super) fn summarise(progress: v1::SweepProgress) -> SweepOutput {
     let seconds = |micros: u64| Duration::from_micros(micros).as_secs_f64();
     SweepOutput {
         number: progress.sweep,
         state: avsweep_domain::SweepState::try_from(progress.state())
             .map_or_else(|_| "unknown".to_owned(), |state| state.to_string()),
+        priority: progress.priority,
         strategy: progress.strategy.clone(),
         fingerprint: avsweep_domain::Fingerprint::from_bytes(
             progress.fingerprint.as_slice().try_into().unwrap_or_default(),
@@ -234,6 +230,10 @@ fn summarise(progress: v1::SweepProgress) -> SweepOutput {
         created_at: progress.created_at,
         points_planned: progress.points_planned,
         points_done: progress.points_done,
+        points_per_second: progress.points_per_second,
+        seconds_left: progress.seconds_left,
+        workers: progress.workers,
+        failures: progress.failures,
         results: progress.results,
         duplicate_results: progress.duplicate_results,
         load_seconds: seconds(progress.load_micros),

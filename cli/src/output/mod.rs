@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 pub(crate) use progress::{SweepProgressBars, human_duration, stderr_beside_progress};
-pub(crate) use table::{Table, rate_cell};
+pub(crate) use table::Table;
 
 use crate::arguments::Format;
 
@@ -41,6 +41,17 @@ pub(crate) fn print_error(error: &anyhow::Error) {
     eprintln!("{label}: {}", lines.next().unwrap_or_default());
     for line in lines {
         eprintln!("  because: {line}");
+    }
+}
+
+/// A text as one word of a shell's command line.
+pub(crate) fn shell(text: impl std::fmt::Display) -> String {
+    let text = text.to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
     }
 }
 

@@ -50,13 +50,15 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct SweepProgressBars {
     points: ProgressBar,
     finalists: ProgressBar,
+    /// Who works on it, where that is not this process.
+    crew: Option<ProgressBar>,
     started: Instant,
     done_at_start: Option<u64>,
     last_line: Option<Instant>,
 }
 
 impl SweepProgressBars {
-    /// Bars for a sweep that starts or continues now.
+    /// Bars for a sweep that starts or continues now, in this process.
     pub(crate) fn new() -> Self {
         let style = |template: &str| {
             ProgressStyle::with_template(template)
@@ -69,28 +71,39 @@ impl SweepProgressBars {
         let finalists = bars().add(ProgressBar::new(0));
         finalists.set_style(style("{prefix:<10} {wide_bar} {pos}/{len} {msg}"));
         finalists.set_prefix("finalists");
-        Self { points, finalists, started: Instant::now(), done_at_start: None, last_line: None }
+        Self { points, finalists, crew: None, started: Instant::now(), done_at_start: None, last_line: None }
+    }
+
+    /// The same with a line on workers, failures and the judge's queue, for a sweep that others work on.
+    pub(crate) fn with_crew() -> Self {
+        let shown = Self::new();
+        let crew = bars().add(ProgressBar::new(0));
+        if let Ok(style) = ProgressStyle::with_template("{prefix:<10} {msg}") {
+            crew.set_style(style);
+        }
+        crew.set_prefix("crew");
+        Self { crew: Some(crew), ..shown }
     }
 
     /// Shows the progress.
     pub(crate) fn update(&mut self, progress: &v1::SweepProgress) {
         let done = progress.points_done;
         let planned = progress.points_planned.unwrap_or(done).max(done);
-        let at_start = *self.done_at_start.get_or_insert(done);
-        let elapsed = self.started.elapsed().as_secs_f64();
-        let rate = if elapsed > 0.0 { (done - at_start.min(done)) as f64 / elapsed } else { 0.0 };
-        let left = if rate > 0.0 {
-            human_duration(Duration::from_secs_f64((planned - done) as f64 / rate))
-        } else {
-            "…".to_owned()
+        let (rate, left) = self.rate(progress, planned - done);
+        let left = match left {
+            Some(left) => format!("{} left", human_duration(left)),
+            None => "… left".to_owned(),
         };
         self.points.set_length(planned);
         self.points.set_position(done);
-        self.points.set_message(format!("{rate:.1} points/s, {left} left"));
+        self.points.set_message(format!("{rate:.1} points/s, {left}"));
 
-        let (mut total, mut closed, mut parked) = (0, 0, 0);
-        for rung in progress.rungs.iter() {
+        let (mut total, mut closed, mut parked, mut unjudged) = (0, 0, 0, 0);
+        for rung in &progress.rungs {
             parked += rung.parked;
+            if rung.rung() == v1::Rung::Judgement {
+                unjudged += rung.ready + rung.leased;
+            }
             if rung.rung() != v1::Rung::Likelihood {
                 total += rung.ready + rung.leased + rung.done + rung.parked;
                 closed += rung.done + rung.parked;
@@ -102,19 +115,47 @@ impl SweepProgressBars {
             0 => "generated and judged".to_owned(),
             parked => format!("generated and judged, {parked} jobs failed"),
         });
+        let crew = self.crew.as_ref().map(|crew| {
+            let state = match progress.state() {
+                v1::SweepState::Paused => "paused, ",
+                _ => "",
+            };
+            let text = format!(
+                "{state}workers {}, failures {}, judge queue {unjudged}",
+                progress.workers, progress.failures
+            );
+            crew.set_message(text.clone());
+            text
+        });
 
         let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
         if due && !io::stderr().is_terminal() {
             self.last_line = Some(Instant::now());
+            let crew = crew.map_or_else(String::new, |crew| format!("; {crew}"));
             eprintln!(
-                "{done}/{planned} points, {rate:.1} points/s, {left} left; {closed}/{total} generation and judge jobs"
+                "{done}/{planned} points, {rate:.1} points/s, {left}; {closed}/{total} generation and judge jobs{crew}"
             );
         }
+    }
+
+    /// Points per second and the time left at that: as the coordinator says, else since this began.
+    fn rate(&mut self, progress: &v1::SweepProgress, missing: u64) -> (f64, Option<Duration>) {
+        if let Some(rate) = progress.points_per_second {
+            return (rate, progress.seconds_left.map(Duration::from_secs));
+        }
+        let done = progress.points_done;
+        let at_start = *self.done_at_start.get_or_insert(done);
+        let elapsed = self.started.elapsed().as_secs_f64();
+        let rate = if elapsed > 0.0 { (done - at_start.min(done)) as f64 / elapsed } else { 0.0 };
+        (rate, (rate > 0.0).then(|| Duration::from_secs_f64(missing as f64 / rate)))
     }
 
     /// Takes the bars away.
     pub(crate) fn finish(&self) {
         self.points.finish_and_clear();
         self.finalists.finish_and_clear();
+        if let Some(crew) = &self.crew {
+            crew.finish_and_clear();
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use avsweep_domain::LevelRate;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, TableStyle};
 
 /// One line under the headings and none else: 27 rows fit a screen.
@@ -22,6 +21,10 @@ impl Table {
             .load_style(RULED)
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_header(headings.into_iter().map(|heading| Cell::new(heading.to_string())));
+        // The line between columns is a space already.
+        inner.column_iter_mut().for_each(|column| {
+            column.set_padding((1, 0));
+        });
         // Piped into a file there is no width to fit.
         if inner.width().is_none() {
             inner.set_content_arrangement(ContentArrangement::Disabled);
@@ -40,7 +43,7 @@ impl Table {
         self.inner.add_row(cells.into_iter().map(|cell| {
             let text = cell.to_string();
             let number = numbers_right
-                && text.trim_start_matches('-').starts_with(|first: char| first.is_ascii_digit());
+                && text.trim_start_matches(['-', '.']).starts_with(|first: char| first.is_ascii_digit());
             let aligned = if number { CellAlignment::Right } else { CellAlignment::Left };
             Cell::new(text).set_alignment(aligned)
         }));
@@ -53,12 +56,4 @@ impl Table {
         }
         Ok(())
     }
-}
-
-/// `0.95 [0.76, 0.99]`
-pub(crate) fn rate_cell(rate: Option<&LevelRate>) -> String {
-    rate.map_or_else(
-        || "–".to_owned(),
-        |rate| format!("{:.2} [{:.2}, {:.2}]", rate.rate, rate.interval.low, rate.interval.high),
-    )
 }

@@ -8,6 +8,7 @@ use avsweep_domain::{
     Levels, ModelSource, Query, Range, Space, Strategy, SweepDefinition, Ticks, VectorSource, nearest_name,
 };
 use avsweep_engine::{AlignmentVector, BaseModel, Message, ScoreItem, check_coefficients};
+use avsweep_files::ModelFiles;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -26,11 +27,12 @@ pub(crate) struct LoadedSweep {
     pub unused_queries: Vec<(String, usize)>,
 }
 
-/// Reads and checks a sweep file and everything it names. No model is run.
+/// Reads and checks a sweep file and everything it names. No model is run. Model files of object storage are brought
+/// into `cache` first.
 ///
 /// # Errors
 /// Names the file, field or tensor, the value found and the value wanted.
-pub(crate) fn load(path: &Path) -> Result<LoadedSweep> {
+pub(crate) async fn load(path: &Path, cache: &Path) -> Result<LoadedSweep> {
     let origin = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| format!("{origin}: cannot be read"))?;
     let raw = check::parse(&text, &origin)?;
@@ -39,7 +41,7 @@ pub(crate) fn load(path: &Path) -> Result<LoadedSweep> {
         .parent()
         .map(Path::to_path_buf)
         .unwrap_or_default();
-    Loader { origin: &origin, folder }.load(raw)
+    Loader { origin: &origin, folder, files: ModelFiles::new(cache.to_path_buf()) }.load(raw).await
 }
 
 /// The name that a sweep file gives its sweep, without reading anything else.
@@ -55,21 +57,26 @@ pub(crate) fn name_in(path: &Path) -> Result<String> {
 struct Loader<'a> {
     origin: &'a str,
     folder: PathBuf,
+    files: ModelFiles,
+}
+
+/// A model file as the definition names it, and where it lies here.
+struct Located {
+    location: String,
+    path: PathBuf,
 }
 
 impl Loader<'_> {
-    fn load(&self, raw: RawSweep) -> Result<LoadedSweep> {
+    async fn load(&self, raw: RawSweep) -> Result<LoadedSweep> {
         let levels = match raw.levels {
             Some(names) => Levels::new(names).with_context(|| format!("{}: levels", self.origin))?,
             None => Levels::default(),
         };
-        let vectors: Vec<(String, PathBuf)> = entries::<String>(raw.vectors)?
-            .into_iter()
-            .map(|(name, path)| {
-                let path = self.existing(&format!("vectors.{name}"), &path)?;
-                Ok((name, path))
-            })
-            .collect::<Result<_>>()?;
+        let mut vectors = Vec::new();
+        for (name, location) in entries::<String>(raw.vectors)? {
+            let located = self.locate(&format!("vectors.{name}"), &location)?;
+            vectors.push((name, located));
+        }
         ensure!(!vectors.is_empty(), "{}: vectors: at least one is wanted", self.origin);
         let space = self.space(raw.coefficients, &vectors)?;
         let (domains, unused_queries) = self.domains(
@@ -83,7 +90,7 @@ impl Loader<'_> {
             RawDtype::Bf16 => Dtype::Bf16,
             RawDtype::F16 => Dtype::F16,
         };
-        let base_path = self.existing("model.base", &raw.model.base)?;
+        let mut base = self.locate("model.base", &raw.model.base)?;
         let strategy = match raw.strategy.map_or(RawStrategyKind::Grid, |strategy| strategy.kind) {
             RawStrategyKind::Grid => Strategy::Grid,
         };
@@ -104,13 +111,15 @@ impl Loader<'_> {
         let placeholder = avsweep_domain::Fingerprint::from_bytes([0; 32]);
         let mut definition = SweepDefinition {
             name: raw.name,
-            model: ModelSource { path: text_of(&base_path)?, dtype, fingerprint: placeholder },
+            model: ModelSource { path: base.location.clone(), dtype, fingerprint: placeholder },
             vectors: vectors
                 .iter()
-                .map(|(name, path)| {
-                    Ok(VectorSource { name: name.clone(), path: text_of(path)?, fingerprint: placeholder })
+                .map(|(name, located)| VectorSource {
+                    name: name.clone(),
+                    path: located.location.clone(),
+                    fingerprint: placeholder,
                 })
-                .collect::<Result<_>>()?,
+                .collect(),
             space,
             levels,
             domains,
@@ -120,11 +129,15 @@ impl Loader<'_> {
         };
         definition.check().with_context(|| self.origin.to_owned())?;
 
-        let base = BaseModel::open(&base_path).with_context(|| format!("{}: model.base", self.origin))?;
+        self.fetch("model.base", &mut base).await?;
+        for (name, located) in &mut vectors {
+            self.fetch(&format!("vectors.{name}"), located).await?;
+        }
+        let base = BaseModel::open(&base.path).with_context(|| format!("{}: model.base", self.origin))?;
         self.check_queries(&definition, &base)?;
         definition.model.fingerprint = base.fingerprint().parse().context("the base's fingerprint")?;
-        for (source, (name, path)) in definition.vectors.iter_mut().zip(&vectors) {
-            let vector = AlignmentVector::open(path, &base)
+        for (source, (name, located)) in definition.vectors.iter_mut().zip(&vectors) {
+            let vector = AlignmentVector::open(&located.path, &base)
                 .with_context(|| format!("{}: vectors.{name}", self.origin))?;
             source.fingerprint = vector.fingerprint().parse().context("the vector's fingerprint")?;
         }
@@ -169,7 +182,7 @@ impl Loader<'_> {
         Ok(())
     }
 
-    fn space(&self, raw: Map<String, Value>, vectors: &[(String, PathBuf)]) -> Result<Space> {
+    fn space(&self, raw: Map<String, Value>, vectors: &[(String, Located)]) -> Result<Space> {
         let coefficients = entries::<RawCoefficient>(raw)?
             .into_iter()
             .map(|(name, raw)| {
@@ -230,6 +243,27 @@ impl Loader<'_> {
             })
             .collect::<Result<_>>()?;
         Ok((domains, unused))
+    }
+
+    /// A model file or folder: a path, which must exist, or a place in object storage.
+    fn locate(&self, field: &str, location: &str) -> Result<Located> {
+        if avsweep_files::is_remote(location) {
+            return Ok(Located { location: location.to_owned(), path: PathBuf::new() });
+        }
+        let path = self.existing(field, location)?;
+        Ok(Located { location: text_of(&path)?, path })
+    }
+
+    /// Brings a model file of object storage here.
+    async fn fetch(&self, field: &str, located: &mut Located) -> Result<()> {
+        if avsweep_files::is_remote(&located.location) {
+            located.path = self
+                .files
+                .fetch(&located.location)
+                .await
+                .with_context(|| format!("{}: {field}", self.origin))?;
+        }
+        Ok(())
     }
 
     /// The path a field names, absolute; it must exist.

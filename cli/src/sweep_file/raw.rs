@@ -15,7 +15,7 @@ pub(super) struct RawSweep {
     pub name: String,
     /// The base model.
     pub model: RawModel,
-    /// Alignment vectors by name: an aligned model folder or a delta safetensors file.
+    /// Alignment vectors by name: an aligned model folder or a delta safetensors file, by path or s3://bucket/key.
     #[schemars(with = "BTreeMap<String, String>")]
     pub vectors: serde_json::Map<String, serde_json::Value>,
     /// Coefficients by name, in the order in which points list their values.
@@ -40,7 +40,7 @@ pub(super) struct RawSweep {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawModel {
-    /// A Hugging Face folder.
+    /// A Hugging Face folder: a path, or s3://bucket/prefix (also gs://, az://).
     pub base: String,
     /// What merged weights are cast to. Default: f32.
     #[serde(default)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use crate::support::{SweepText, avsweep, fail, pocket, succeed};
+use crate::support::{SweepText, avsweep, fail, misuse, pocket, succeed};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -224,7 +224,7 @@ fn bad_targets_name_the_unknown_level_or_domain() {
     let sweep = SweepText::new("tiny", "2").with("max_new_tokens: 24", "generation: none");
     sweep.write(folder.path());
     succeed(avsweep(folder.path()).args(["run", "sweep.yaml"]));
-    let best = |target: &str| fail(avsweep(folder.path()).args(["best", "tiny", "--target", target]));
+    let best = |target: &str| misuse(avsweep(folder.path()).args(["best", "tiny", "--target", target]));
     let error = best("medical=export,legal=any,financial=any");
     assert!(error.contains("'export'") && error.contains("did you mean 'expert'?"), "{error}");
     let error = best("medicine=expert,legal=any,financial=any");

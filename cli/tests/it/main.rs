@@ -2,6 +2,12 @@
 
 mod bad_input;
 #[cfg(unix)]
+mod cluster;
+#[cfg(unix)]
 mod interruption;
+#[cfg(unix)]
+mod processes;
+#[cfg(unix)]
+mod steering;
 mod support;
 mod verbs;

@@ -18,8 +18,11 @@ pub(crate) fn avsweep(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_avsweep"));
     command
         .current_dir(folder)
-        .env_remove("AVSWEEP_STORE")
         .env_remove("AVSWEEP_LOG")
+        .env_remove("AVSWEEP_COORDINATOR")
+        .env_remove("AVSWEEP_TOKEN")
+        .env_remove("AVSWEEP_TOKEN_FILE")
+        .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
         .env_remove("OPENAI_API_KEY")
         .env("AVSWEEP_STORE", folder.join("test.db"));
     command
@@ -33,9 +36,21 @@ pub(crate) fn succeed(command: &mut Command) -> String {
 }
 
 /// Runs to the end, which must be exit code 1, and returns stderr.
+#[track_caller]
 pub(crate) fn fail(command: &mut Command) -> String {
+    end_with(1, command)
+}
+
+/// Runs to the end, which must be exit code 2 (the command line is wrong), and returns stderr.
+#[track_caller]
+pub(crate) fn misuse(command: &mut Command) -> String {
+    end_with(2, command)
+}
+
+#[track_caller]
+fn end_with(code: i32, command: &mut Command) -> String {
     let output = command.output().expect("the binary starts");
-    assert_eq!(output.status.code(), Some(1), "{command:?} should fail:\n{}", stderr(&output));
+    assert_eq!(output.status.code(), Some(code), "{command:?}:\n{}", stderr(&output));
     stderr(&output)
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::support::{SweepText, avsweep, fail, json, pocket, succeed};
+use crate::support::{SweepText, avsweep, fail, json, misuse, pocket, succeed};
 use tempfile::TempDir;
 
 /// A finished sweep that the tests of this file read.
@@ -165,9 +165,9 @@ fn a_sample_is_generated_judged_and_kept() {
     let one = json(avsweep(folder).args(["sample", "verbs", "--point=0.25,0,-0.3", "--query", id]));
     assert_eq!(one["responses"].as_array().map(Vec::len), Some(1));
     assert_eq!(one["responses"][0]["response"], responses[0]["response"]);
-    let error = fail(avsweep(folder).args(["sample", "verbs", "--point=0.25,0"]));
+    let error = misuse(avsweep(folder).args(["sample", "verbs", "--point=0.25,0"]));
     assert!(error.contains("2 values") && error.contains("alpha,beta,gamma"), "{error}");
-    let error = fail(avsweep(folder).args(["sample", "verbs", "--point=0,0,0", "--query", "nobody"]));
+    let error = misuse(avsweep(folder).args(["sample", "verbs", "--point=0,0,0", "--query", "nobody"]));
     assert!(error.contains("no query 'nobody'"), "{error}");
 }
 
@@ -197,6 +197,61 @@ fn both_export_formats_hold_the_same_results_in_the_same_order() {
     }
     let rungs: std::collections::BTreeSet<_> = rows.iter().map(|row| row[6].to_owned()).collect();
     assert_eq!(rungs.into_iter().collect::<Vec<_>>(), ["generation", "judgement", "likelihood"]);
+}
+
+#[test]
+fn the_table_of_all_targets_fits_a_hundred_columns() {
+    let table = succeed(avsweep(finished()).args(["best", "verbs", "--all-targets"]));
+    let rows: Vec<&str> = table.lines().take(29).collect();
+    assert_eq!(rows.iter().filter(|row| row.ends_with("yes") || row.ends_with("no")).count(), 27, "{table}");
+    for row in rows {
+        assert!(row.chars().count() <= 100, "{} columns: {row}", row.chars().count());
+    }
+}
+
+#[test]
+fn a_checked_file_tells_how_much_there_is_to_do() {
+    let folder = TempDir::new().expect("a temporary folder");
+    SweepText::new("counted", "0.5").write(folder.path());
+    let counts = json(avsweep(folder.path()).args(["run", "sweep.yaml", "--check"]));
+    assert_eq!(counts["points"], 125);
+    assert_eq!(counts["jobs"], 125);
+    assert_eq!(counts["queries_per_point"], 36);
+    assert_eq!(counts["evaluations"], 125 * 36);
+    assert!(!folder.path().join("test.db").exists(), "a check makes no store");
+}
+
+#[test]
+fn a_sweep_of_a_store_is_steered_without_a_coordinator() {
+    let folder = TempDir::new().expect("a temporary folder");
+    SweepText::new("steered", "1").write(folder.path());
+    let run = |arguments: &[&str]| json(avsweep(folder.path()).args(arguments));
+    assert_eq!(run(&["sweep", "create", "sweep.yaml", "--priority", "2"])["created"], true);
+    assert_eq!(run(&["sweep", "create", "sweep.yaml"])["created"], false);
+    assert_eq!(run(&["sweep", "pause", "steered"])["state"], "paused");
+    assert_eq!(run(&["sweep", "priority", "sweep.yaml", "-3"])["priority"], -3);
+    let shown = run(&["sweep", "show", "steered"]);
+    assert_eq!((shown["state"].as_str(), shown["priority"].as_i64()), (Some("paused"), Some(-3)));
+    let error = fail(avsweep(folder.path()).args(["sweep", "rm", "steered", "--yes"]));
+    assert!(error.contains("cancel it first"), "{error}");
+    assert_eq!(run(&["sweep", "resume", "steered"])["state"], "running");
+    assert_eq!(run(&["sweep", "cancel", "steered"])["state"], "cancelled");
+    let error = misuse(avsweep(folder.path()).args(["sweep", "rm", "steered"]));
+    assert!(error.contains("--yes"), "nobody can be asked: {error}");
+    assert_eq!(run(&["sweep", "rm", "steered", "--yes"])["sweep"], "steered");
+    assert_eq!(run(&["sweep", "ls"]), serde_json::json!([]));
+    assert_eq!(run(&["workers", "ls"]), serde_json::json!([]));
+}
+
+#[test]
+fn commands_of_one_machine_refuse_a_coordinator_with_a_hint() {
+    let folder = TempDir::new().expect("a temporary folder");
+    SweepText::new("refused", "1").write(folder.path());
+    let coordinator = ["--coordinator", "http://127.0.0.1:1"];
+    let error = misuse(avsweep(folder.path()).args(["run", "sweep.yaml"]).args(coordinator));
+    assert!(error.contains("avsweep sweep create"), "{error}");
+    let error = misuse(avsweep(folder.path()).arg("demo").args(coordinator));
+    assert!(error.contains("avsweep sweep create"), "{error}");
 }
 
 #[test]

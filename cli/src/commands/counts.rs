@@ -1,0 +1,72 @@
+//! `avsweep run --check`: how much there is to do.
+
+use std::io::Write;
+
+use anyhow::Result;
+use avsweep_domain::{Coverage, QuerySet, SweepDefinition};
+use serde::Serialize;
+
+/// What a sweep will do, as far as that is known before it starts.
+#[derive(Serialize)]
+pub(super) struct Counts {
+    sweep: String,
+    /// Points that the strategy visits.
+    points: u64,
+    /// Jobs at those points; finalists get more.
+    jobs: u64,
+    /// Queries that every one of those points is measured on.
+    queries_per_point: u64,
+    /// Queries scored or answered at those points in all.
+    evaluations: u64,
+    search_queries: usize,
+    confirm_queries: usize,
+    targets: usize,
+}
+
+impl Counts {
+    /// Counts a definition.
+    ///
+    /// # Errors
+    /// When the grid is too large to be counted.
+    pub(super) fn of(definition: &SweepDefinition) -> Result<Self> {
+        let points = definition.space.grid_size()?;
+        let most = avsweep_coordinator::Settings::default().max_queries_per_job;
+        let mut sets = Vec::new();
+        if definition.evaluation.likelihood == Coverage::All {
+            sets.push(QuerySet::Search);
+        }
+        if definition.evaluation.generation == Coverage::All {
+            sets.extend([QuerySet::Search, QuerySet::Confirm]);
+        }
+        let slices: Vec<_> = sets.into_iter().map(|set| definition.slice(set)).collect();
+        let jobs: u64 = slices.iter().map(|slice| slice.pieces(most).count() as u64).sum();
+        let queries_per_point: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
+        Ok(Self {
+            sweep: definition.name.clone(),
+            points,
+            jobs: points.saturating_mul(jobs),
+            queries_per_point,
+            evaluations: points.saturating_mul(queries_per_point),
+            search_queries: definition.slice(QuerySet::Search).len(),
+            confirm_queries: definition.slice(QuerySet::Confirm).len(),
+            targets: definition.levels.len().saturating_pow(u32::try_from(definition.domains.len())?),
+        })
+    }
+
+    /// In words.
+    pub(super) fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        writeln!(
+            out,
+            "{}: {} points, {} jobs, {} queries at each point ({} evaluations); then the finalists of {} targets \
+             ({} search and {} confirm queries in all)",
+            self.sweep,
+            self.points,
+            self.jobs,
+            self.queries_per_point,
+            self.evaluations,
+            self.targets,
+            self.search_queries,
+            self.confirm_queries
+        )
+    }
+}
