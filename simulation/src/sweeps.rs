@@ -1,0 +1,107 @@
+//! The sweeps that schedules run: small, each kind with its own way through the planner.
+
+use anyhow::Context as _;
+use avsweep_domain::{
+    Coefficient, Coverage, DecodeSettings, DomainDefinition, Dtype, Evaluation, Fingerprint, JudgeProvider,
+    JudgeSettings, Levels, Message, ModelSource, Query, Range, Role, Space, Strategy, SweepDefinition, Ticks,
+    VectorSource,
+};
+
+/// What a schedule's sweeps are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Shape {
+    /// One sweep: likelihoods everywhere, texts at finalists.
+    Finalists,
+    /// One sweep: likelihoods alone.
+    Likelihood,
+    /// One sweep: texts everywhere, no likelihoods.
+    Texts,
+    /// Two sweeps over the same inputs.
+    Same,
+    /// Two sweeps that share a model, and some points and queries.
+    Overlapping,
+    /// Two sweeps of different models.
+    Apart,
+}
+
+impl Shape {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Finalists, Self::Likelihood, Self::Texts, Self::Same, Self::Overlapping, Self::Apart];
+
+    /// The sweeps' definitions.
+    pub(crate) fn definitions(self) -> anyhow::Result<Vec<SweepDefinition>> {
+        let plain = Recipe { name: "first", base: "base", wide: false, shift: 0 };
+        let texts_at_finalists = (Coverage::All, Coverage::Finalists);
+        let both = |second: Recipe, (likelihood, generation)| {
+            Ok(vec![
+                definition(plain, texts_at_finalists.0, texts_at_finalists.1)?,
+                definition(second, likelihood, generation)?,
+            ])
+        };
+        match self {
+            Self::Finalists => Ok(vec![definition(plain, Coverage::All, Coverage::Finalists)?]),
+            Self::Likelihood => Ok(vec![definition(plain, Coverage::All, Coverage::None)?]),
+            Self::Texts => Ok(vec![definition(plain, Coverage::None, Coverage::All)?]),
+            Self::Same => both(Recipe { name: "second", ..plain }, texts_at_finalists),
+            Self::Overlapping => {
+                both(Recipe { name: "second", wide: true, shift: 1, ..plain }, (Coverage::All, Coverage::All))
+            }
+            Self::Apart => both(Recipe { name: "second", base: "other", ..plain }, texts_at_finalists),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Recipe {
+    name: &'static str,
+    base: &'static str,
+    /// Five by three points instead of three by three.
+    wide: bool,
+    /// The first query's number.
+    shift: usize,
+}
+
+fn definition(recipe: Recipe, likelihood: Coverage, generation: Coverage) -> anyhow::Result<SweepDefinition> {
+    let query = |domain: &str, index: usize| Query {
+        id: format!("{domain}-{index}"),
+        messages: vec![Message { role: Role::User, content: format!("What of {domain} {index}?") }],
+        references: ["no", "some", "much"].map(|level| format!("{level} {domain} {index}")).to_vec(),
+    };
+    let vector = |name: &str| VectorSource {
+        name: name.to_owned(),
+        path: format!("{name}.safetensors"),
+        fingerprint: Fingerprint::of(name.as_bytes()),
+    };
+    let knob = |name: &str, vector, step: i32| {
+        let range = Range::new(Ticks::new(-10_000), Ticks::new(10_000), Ticks::new(step))?;
+        anyhow::Ok(Coefficient { name: name.to_owned(), vector, tensors: None, range })
+    };
+    let step = if recipe.wide { 5000 } else { 10_000 };
+    let domains = ["medical", "legal"].map(|name| DomainDefinition {
+        name: name.to_owned(),
+        search: (0..3).map(|index| query(name, index + recipe.shift)).collect(),
+        confirm: (10..12).map(|index| query(name, index)).collect(),
+    });
+    let definition = SweepDefinition {
+        name: recipe.name.to_owned(),
+        model: ModelSource {
+            path: recipe.base.to_owned(),
+            dtype: Dtype::F32,
+            fingerprint: Fingerprint::of(recipe.base.as_bytes()),
+        },
+        vectors: vec![vector("medical"), vector("legal")],
+        space: Space::new(vec![knob("alpha", 0, step)?, knob("beta", 1, 10_000)?])?,
+        levels: Levels::default(),
+        domains: domains.to_vec(),
+        strategy: Strategy::Grid,
+        evaluation: Evaluation {
+            likelihood,
+            generation,
+            finalists_per_target: 1,
+            decode: DecodeSettings { max_new_tokens: 8, temperature: 0.0, top_p: 1.0, seed: 0 },
+        },
+        judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.5 }, rubric: String::new() },
+    };
+    definition.check().context("a made-up sweep")?;
+    Ok(definition)
+}
