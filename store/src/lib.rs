@@ -186,14 +186,15 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         now: Timestamp,
     ) -> Result<LeaseStatus, StoreError>;
 
-    /// Takes back every lease that ended before `now`, counting its worker as lost. Returns how many.
+    /// Takes back every lease that ended before `now`: its worker is lost. Returns how many.
+    ///
+    /// Of a worker's leases that are taken back together only the one it got first (of one claim: the first of its jobs)
+    /// is counted as lost: that is the job it was on, and which may be what ended it. The others waited in its hands
+    /// and are not blamed.
     async fn reap(&self, limits: FailureLimits, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Takes back every lease, expired or not. Only for a store that the caller holds alone: whoever held a lease is
-    /// gone then. Returns how many.
-    ///
-    /// Of a worker's leases only the one it got first (of one claim: the first of its jobs) is counted as lost: that
-    /// is the job it was on, and which may be what ended it. The others waited in its hands and are not blamed.
+    /// gone then. Blames as [`Store::reap`] does. Returns how many.
     async fn reap_all(&self, limits: FailureLimits, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Jobs by number, at most `filter.limit` of them; none of a sweep that is not there.

@@ -234,44 +234,29 @@ pub(super) async fn reap(
     // A job that somebody else has in hand is renewed, reported or reaped by them, or found the next time.
     const EXPIRED: &str = "SELECT id, sweep, rung, lost, errors, worker FROM jobs
          WHERE state = 'leased' AND expires < $1
-         ORDER BY sweep, id
+         ORDER BY worker, leased_at, priority DESC, id
          FOR UPDATE SKIP LOCKED";
-    call!(store, REAP, |connection| reap_once(connection, EXPIRED, before, limits, Blame::All))
+    call!(store, REAP, |connection| reap_once(connection, EXPIRED, before, limits))
 }
 
 /// See [`crate::Store::reap_all`].
 pub(super) async fn reap_all(store: &PostgresStore, limits: FailureLimits) -> Result<u64, StoreError> {
-    // A worker's jobs in the order in which it got them.
     const LEASED: &str = "SELECT id, sweep, rung, lost, errors, worker FROM jobs
          WHERE state = 'leased' AND expires <= $1
          ORDER BY worker, leased_at, priority DESC, id
          FOR UPDATE";
-    call!(store, REAP, |connection| reap_once(
-        connection,
-        LEASED,
-        Timestamp(i64::MAX),
-        limits,
-        Blame::FirstOfWorker
-    ))
+    call!(store, REAP, |connection| reap_once(connection, LEASED, Timestamp(i64::MAX), limits))
 }
 
 const REAP: &str = "take back expired leases";
 
-/// Which of the jobs taken back are counted as lost.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Blame {
-    All,
-    /// Of every worker's the first: the one it was on.
-    FirstOfWorker,
-}
-
-/// Takes back the leases that a statement finds ($1 is a time).
+/// Takes back the leases that a statement finds ($1 is a time): a worker's one after the other, in the order in which
+/// it got them. Of every worker's the first is counted as lost: the one it was on.
 async fn reap_once(
     connection: &mut PgConnection,
     statement: &'static str,
     time: Timestamp,
     limits: FailureLimits,
-    blame: Blame,
 ) -> Result<u64, StoreError> {
     let mut transaction = begin(connection, REAP).await?;
     let rows: Vec<(i64, i64, String, i64, i64, Option<String>)> =
@@ -285,7 +270,7 @@ async fn reap_once(
     for (id, sweep, rung, lost, errors, worker) in rows {
         let change = changes.of(sweep, &rung)?;
         change.leased -= 1;
-        if blame == Blame::FirstOfWorker && last_worker.as_ref() == Some(&worker) {
+        if last_worker.as_ref() == Some(&worker) {
             change.ready += 1;
             spared.push(id);
             continue;

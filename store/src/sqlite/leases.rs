@@ -145,42 +145,35 @@ pub(super) async fn reap(
     limits: FailureLimits,
     before: Timestamp,
 ) -> Result<u64, StoreError> {
-    const OPERATION: &str = "take back expired leases";
-    let mut writer = store.writer(OPERATION).await?;
-    let mut transaction = begin(&mut writer, OPERATION).await?;
-    let rows: Vec<TakenBack> = sqlx::query_as(
-        "SELECT id, lost, errors, worker FROM jobs INDEXED BY jobs_leased
-         WHERE state = 'leased' AND expires < ?1
-         ORDER BY expires, id",
-    )
-    .bind(before.0)
-    .fetch_all(&mut *transaction)
-    .await
-    .during(OPERATION)?;
-    for row in &rows {
-        count_lost(&mut transaction, limits, row).await?;
-    }
-    if !rows.is_empty() {
-        transaction.commit().await.during(OPERATION)?;
-    }
-    Ok(rows.len() as u64)
+    take_leases(store, limits, Some(before)).await
 }
 
 /// See [`crate::Store::reap_all`].
 pub(super) async fn reap_all(store: &SqliteStore, limits: FailureLimits) -> Result<u64, StoreError> {
-    const OPERATION: &str = "take back every lease";
+    take_leases(store, limits, None).await
+}
+
+/// Takes back the leases that ended before a time, or all of them. Of every worker's the first is counted as lost: the
+/// one it was on.
+async fn take_leases(
+    store: &SqliteStore,
+    limits: FailureLimits,
+    before: Option<Timestamp>,
+) -> Result<u64, StoreError> {
+    const OPERATION: &str = "take leases back";
     let mut writer = store.writer(OPERATION).await?;
     let mut transaction = begin(&mut writer, OPERATION).await?;
     let rows: Vec<TakenBack> = sqlx::query_as(
         "SELECT id, lost, errors, worker FROM jobs INDEXED BY jobs_leased
-         WHERE state = 'leased'
+         WHERE state = 'leased' AND (?1 IS NULL OR expires < ?1)
          ORDER BY worker, leased_at, priority DESC, id",
     )
+    .bind(before.map(|before| before.0))
     .fetch_all(&mut *transaction)
     .await
     .during(OPERATION)?;
-    for (row, before) in rows.iter().zip(std::iter::once(None).chain(rows.iter().map(Some))) {
-        if before.is_some_and(|before| before.worker == row.worker) {
+    for (row, previous) in rows.iter().zip(std::iter::once(None).chain(rows.iter().map(Some))) {
+        if previous.is_some_and(|previous| previous.worker == row.worker) {
             sqlx::query("UPDATE jobs SET state = 'ready', token = NULL, expires = NULL WHERE id = ?1")
                 .bind(row.id)
                 .execute(&mut *transaction)

@@ -173,6 +173,22 @@ pub(crate) async fn a_job_that_gets_on_is_not_parked_for_its_lost_workers(store:
     Ok(())
 }
 
+pub(crate) async fn jobs_leased_with_a_poisoned_one_are_not_parked_with_it(store: &dyn Store) -> Result<()> {
+    let id = create(store, &definition("s")).await?;
+    plan(store, id, (0..3).map(|step| job(&format!("0.{step},0"), Rung::Likelihood, SEARCH)).collect())
+        .await?;
+    let limits = FailureLimits { lost: 3, errors: 2 };
+    for killed in 1..=limits.lost {
+        let held = store.lease(&claim(&EVERY_RUNG, 3), NOW).await?;
+        assert_eq!((held[0].point.to_string().as_str(), held.len()), ("0,0", 3));
+        assert_eq!(store.reap(limits, LATER).await?, 3);
+        assert_eq!(store.totals(id).await?.lost, u64::from(killed));
+    }
+    assert_eq!(parked(store, id).await?.len(), 1);
+    assert_eq!(store.totals(id).await?.likelihood, RungCounts { ready: 2, parked: 1, ..Default::default() });
+    Ok(())
+}
+
 pub(crate) async fn a_killed_process_is_blamed_on_the_job_it_was_on(store: &dyn Store) -> Result<()> {
     let id = create(store, &definition("s")).await?;
     plan(store, id, (0..3).map(|step| job(&format!("0.{step},0"), Rung::Likelihood, SEARCH)).collect())

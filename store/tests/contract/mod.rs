@@ -98,6 +98,7 @@ macro_rules! contract_suite {
             jobs::failures_are_summed_whatever_is_retried,
             jobs::a_job_that_gets_on_is_not_parked_for_its_lost_workers,
             jobs::a_killed_process_is_blamed_on_the_job_it_was_on,
+            jobs::jobs_leased_with_a_poisoned_one_are_not_parked_with_it,
             workers::a_worker_is_remembered_as_it_last_said,
             workers::a_worker_is_listed_with_the_jobs_it_holds,
             workers::forgetting_spares_who_was_seen_and_who_holds_a_lease,

@@ -244,20 +244,19 @@ impl Model {
     }
 
     pub(crate) fn reap(&mut self, limits: FailureLimits) -> u64 {
-        let expired: Vec<usize> = (0..self.jobs.len())
-            .filter(|index| {
-                let job = &self.jobs[*index];
-                job.state == JobState::Leased && job.expires < self.now
-            })
-            .collect();
-        expired.iter().for_each(|index| self.take_back(*index, Some(limits)));
-        expired.len() as u64
+        let now = self.now;
+        self.take_leases(limits, |job| job.expires < now)
+    }
+
+    pub(crate) fn reap_all(&mut self, limits: FailureLimits) -> u64 {
+        self.take_leases(limits, |_| true)
     }
 
     /// Of each worker's leases only the first counts.
-    pub(crate) fn reap_all(&mut self, limits: FailureLimits) -> u64 {
-        let mut held: Vec<usize> =
-            (0..self.jobs.len()).filter(|index| self.jobs[*index].state == JobState::Leased).collect();
+    fn take_leases(&mut self, limits: FailureLimits, which: impl Fn(&ModelJob) -> bool) -> u64 {
+        let mut held: Vec<usize> = (0..self.jobs.len())
+            .filter(|index| self.jobs[*index].state == JobState::Leased && which(&self.jobs[*index]))
+            .collect();
         held.sort_by_key(|index| {
             let job = &self.jobs[*index];
             (job.leased_at, -job.new.priority, *index)
