@@ -267,9 +267,9 @@ impl Cluster {
         self.world.log(format_args!("{} is told to stop", puller.host.name));
         let at_once = self.world.below(4) == 0;
         if at_once {
-            puller.shutdown.at_once.cancel()
+            puller.shutdown.at_once.cancel();
         } else {
-            puller.shutdown.drain.cancel()
+            puller.shutdown.drain.cancel();
         }
         true
     }

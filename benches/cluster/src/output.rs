@@ -26,7 +26,7 @@ impl Size {
 
     /// A quantile over all windows' calls.
     fn took(&self, share: f64, calls: impl Fn(&Outcome) -> &Vec<Duration>) -> Duration {
-        let mut all: Vec<_> = self.windows.iter().flat_map(|window| calls(window)).copied().collect();
+        let mut all: Vec<_> = self.windows.iter().flat_map(calls).copied().collect();
         all.sort_unstable();
         quantile(&all, share)
     }
@@ -54,8 +54,8 @@ pub(crate) struct Figures {
     pub(crate) sizes: Vec<Size>,
     /// Optuna's windows.
     pub(crate) optuna: Vec<PeerWindow>,
-    /// Many workers at once.
-    pub(crate) crowd: Option<Crowd>,
+    /// Many workers at once: from the moment when all of them ask, and later.
+    pub(crate) crowds: Vec<Crowd>,
 }
 
 fn median(mut values: Vec<f64>) -> Option<f64> {
@@ -104,7 +104,8 @@ impl Figures {
                 "trials_per_second": optuna,
                 "windows": self.optuna.iter().map(|window| window.trials_per_second).collect::<Vec<_>>(),
             })),
-            "crowd": self.crowd.as_ref().map(|crowd| json!({
+            "crowds": self.crowds.iter().map(|crowd| json!({
+                "counted_after_millis": crowd.load.warm_up.as_millis(),
                 "workers": crowd.load.workers,
                 "evaluation_millis": crowd.load.evaluation.as_millis(),
                 "stored_results": crowd.stored,
@@ -116,7 +117,7 @@ impl Figures {
                     "longest": millis(quantile(&crowd.outcome.leases, 1.0)),
                 },
                 "report_millis": {"p50": millis(quantile(&crowd.outcome.reports, 0.5)), "p99": millis(quantile(&crowd.outcome.reports, 0.99))},
-            })),
+            })).collect::<Vec<_>>(),
         })
     }
 }
@@ -176,13 +177,14 @@ impl fmt::Display for Figures {
                 windows.join(", ")
             )?;
         }
-        if let Some(Crowd { load, stored, outcome }) = &self.crowd {
+        for Crowd { load, stored, outcome } in &self.crowds {
             writeln!(
                 f,
-                "{} workers at once, {} ms an evaluation, {stored} results stored: {:.0} jobs/s, no error; \
-                 lease p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms of {} calls",
+                "{} workers at once, {} ms an evaluation, {stored} results stored, from second {} on: {:.0} jobs/s, \
+                 no error; lease p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms of {} calls",
                 load.workers,
                 load.evaluation.as_millis(),
+                load.warm_up.as_secs(),
                 outcome.rate(),
                 millis(quantile(&outcome.leases, 0.5)),
                 millis(quantile(&outcome.leases, 0.99)),
