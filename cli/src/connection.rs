@@ -139,10 +139,6 @@ pub(crate) fn sweep_name(reference: &str) -> Result<String> {
 #[expect(clippy::needless_pass_by_value, reason = "so that it can be given to map_err")]
 pub(crate) fn explain(status: tonic::Status) -> anyhow::Error {
     match status.code() {
-        tonic::Code::Unauthenticated => anyhow::anyhow!(
-            "the coordinator wants a token: {} (--token-file FILE, or AVSWEEP_TOKEN)",
-            status.message()
-        ),
         tonic::Code::Unimplemented => {
             anyhow::anyhow!(
                 "the coordinator does not know this request (is its version older?): {}",

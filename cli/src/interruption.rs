@@ -95,7 +95,7 @@ impl Signals {
             {
                 return;
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         tokio::select! {
             () = received(self.interrupt.as_mut()) => Signal::Interrupt,

@@ -167,13 +167,16 @@ impl Metrics {
         self.evaluate.get_or_create(&by_rung).inc_by(timings.evaluate.as_secs_f64());
         self.tokens.get_or_create(&by_rung).inc_by(usage.tokens);
         self.out_of_memory.inc_by(usage.out_of_memory.into());
-        if rung == Rung::Judgement {
-            self.judge_calls.inc_by(usage.judge_calls.into());
-            self.judge_errors.inc_by(usage.judge_errors.into());
-            self.judge_tokens.get_or_create(&[("direction", "input")]).inc_by(usage.judge_input_tokens);
-            self.judge_tokens.get_or_create(&[("direction", "output")]).inc_by(usage.judge_output_tokens);
-            self.judge_spend.inc_by(usage.judge_spend_microdollars as f64 / 1e6);
-        }
+        self.judge_usage(usage);
+    }
+
+    /// What judging took, in vain or not.
+    pub(crate) fn judge_usage(&self, usage: &Usage) {
+        self.judge_calls.inc_by(usage.judge_calls.into());
+        self.judge_errors.inc_by(usage.judge_errors.into());
+        self.judge_tokens.get_or_create(&[("direction", "input")]).inc_by(usage.judge_input_tokens);
+        self.judge_tokens.get_or_create(&[("direction", "output")]).inc_by(usage.judge_output_tokens);
+        self.judge_spend.inc_by(usage.judge_spend_microdollars as f64 / 1e6);
     }
 
     pub(crate) fn failures(&self, kind: FailureKind, count: u64) {

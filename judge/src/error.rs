@@ -24,13 +24,24 @@ pub enum JudgeError {
     /// The key is not there.
     #[error(
         "judge.api_key_env names the environment variable '{variable}', which is {problem}; set it to the key, or \
-         leave api_key_env out where the endpoint wants none"
+         make api_key_env empty (\"\") where the endpoint wants none"
     )]
     Key {
         /// The variable's name.
         variable: String,
         /// What is wrong with its value.
         problem: &'static str,
+    },
+    /// The process does not let sweeps use this key there.
+    #[error(
+        "judge.api_key_env names '{variable}' for {base_url}, which this judge does not allow; start the judge with \
+         --key-for {variable}={base_url} to allow it"
+    )]
+    KeyNotAllowed {
+        /// The variable's name.
+        variable: String,
+        /// Where its value would be sent.
+        base_url: String,
     },
     /// The HTTP client could not be set up.
     #[error("setting up the HTTP client of the judge failed")]
@@ -165,6 +176,7 @@ impl JudgeError {
             Self::BaseUrl { .. }
             | Self::BaseUrlSecret(_)
             | Self::Key { .. }
+            | Self::KeyNotAllowed { .. }
             | Self::Client(_)
             | Self::WaitTooLong { .. } => false,
         }
@@ -181,6 +193,7 @@ impl JudgeError {
             | Self::BaseUrl { .. }
             | Self::BaseUrlSecret(_)
             | Self::Key { .. }
+            | Self::KeyNotAllowed { .. }
             | Self::Client(_) => false,
         }
     }
@@ -190,7 +203,11 @@ impl JudgeError {
     /// Other rejections, such as 400, may be about the one request.
     pub fn is_lasting(&self) -> bool {
         match self {
-            Self::BaseUrl { .. } | Self::BaseUrlSecret(_) | Self::Key { .. } | Self::Client(_) => true,
+            Self::BaseUrl { .. }
+            | Self::BaseUrlSecret(_)
+            | Self::Key { .. }
+            | Self::KeyNotAllowed { .. }
+            | Self::Client(_) => true,
             Self::Rejected { source: AttemptError::Status { status, .. }, .. } => {
                 !self.is_item_specific() && matches!(status, 300..=399 | 401..=405 | 407 | 410)
             }

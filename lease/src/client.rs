@@ -155,10 +155,16 @@ impl CoordinatorClient {
     }
 
     /// Says that a job failed, which counts against it. When that fails, it is logged and the lease expires by itself.
-    pub async fn fail(&self, worker: &WorkerId, lease: v1::LeaseRef, error: String) {
+    pub async fn fail(
+        &self,
+        worker: &WorkerId,
+        lease: v1::LeaseRef,
+        error: String,
+        usage: Option<v1::Usage>,
+    ) {
         let job = lease.job;
         tracing::warn!(job, error, "the job failed");
-        let request = v1::FailRequest { worker: worker.0.clone(), lease: Some(lease), error };
+        let request = v1::FailRequest { worker: worker.0.clone(), lease: Some(lease), error, usage };
         let answer = self
             .call("Fail", |mut client| {
                 let request = request.clone();

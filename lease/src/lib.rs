@@ -8,6 +8,7 @@ mod contact;
 mod ending;
 mod jitter;
 mod keeper;
+mod passed_over;
 mod presence;
 mod text;
 
@@ -18,5 +19,6 @@ pub use contact::Contact;
 pub use ending::{Ended, Ending, OnCoordinatorLost, Shutdown};
 pub use jitter::Jitter;
 pub use keeper::{HeldLease, LeaseKeeper};
+pub use passed_over::PassedOver;
 pub use presence::{Counts, Identity, Presence};
 pub use text::error_chain;

@@ -21,7 +21,6 @@ mod error;
 mod evaluate;
 mod limits;
 mod options;
-mod passed_over;
 mod queue;
 mod report;
 mod running;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use avsweep_judge::AllowedKey;
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
@@ -29,6 +30,9 @@ pub(crate) struct CoordinatorArguments {
     /// Apply missing migrations of the store under a lock, then end.
     #[arg(long)]
     pub migrate_only: bool,
+    /// Seconds to wait at the start for a database that is away.
+    #[arg(long, env = "AVSWEEP_STORE_PATIENCE", default_value_t = 30, value_name = "SECONDS")]
+    pub store_patience: u32,
 
     /// Seconds that a lease lasts; workers renew at a third of it. A silent worker is lost after one lease.
     #[arg(
@@ -208,6 +212,15 @@ pub(crate) struct JudgeArguments {
         value_parser = clap::value_parser!(u16).range(1..=256)
     )]
     pub max_jobs: u16,
+    /// An environment variable that sweeps may name as their judge's key, and where it may be sent. Repeatable.
+    #[arg(
+        long = "key-for",
+        env = "AVSWEEP_JUDGE_KEYS",
+        value_delimiter = ',',
+        default_value = "OPENAI_API_KEY=https://api.openai.com/",
+        value_name = "VARIABLE=URL"
+    )]
+    pub keys: Vec<AllowedKey>,
     /// US dollars per million tokens read, for the spend metric.
     #[arg(long, env = "AVSWEEP_JUDGE_INPUT_PRICE", value_name = "DOLLARS", value_parser = price)]
     pub input_price: Option<f64>,

@@ -107,7 +107,7 @@ async fn last_progress(
             ended = stream(connection, sweep, show, &mut wait) => ended?,
         };
         let reason = match ended {
-            Ended::Over(progress) => return Ok(Some(progress)),
+            Ended::Over(progress) => return Ok(Some(*progress)),
             Ended::Away(reason) => reason,
         };
         if wait == FIRST_WAIT {
@@ -123,7 +123,7 @@ async fn last_progress(
 
 /// How one stream ended.
 enum Ended {
-    Over(v1::SweepProgress),
+    Over(Box<v1::SweepProgress>),
     Away(String),
 }
 
@@ -141,7 +141,7 @@ async fn stream(connection: &Connection, sweep: i64, show: &mut Show, wait: &mut
                 show.update(&progress)?;
                 *wait = FIRST_WAIT;
                 if matches!(progress.state(), v1::SweepState::Done | v1::SweepState::Cancelled) {
-                    return Ok(Ended::Over(progress));
+                    return Ok(Ended::Over(Box::new(progress)));
                 }
             }
             Ok(None) => return Ok(Ended::Away("it ended the stream".to_owned())),

@@ -34,13 +34,17 @@ pub(crate) fn print<T: Serialize>(
     out.flush().context("stdout")
 }
 
-/// Prints an error with its causes, one a line, on stderr.
+/// Prints an error with its causes, one a line, on stderr; a cause that was told already is left out.
 pub(crate) fn print_error(error: &anyhow::Error) {
     let label = if io::stderr().is_terminal() { "\x1b[1;31merror\x1b[0m" } else { "error" };
-    let mut lines = error.chain().map(ToString::to_string);
-    eprintln!("{label}: {}", lines.next().unwrap_or_default());
-    for line in lines {
-        eprintln!("  because: {line}");
+    let mut said = error.to_string();
+    eprintln!("{label}: {said}");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Libraries like to repeat their cause's text in their own.
+        if !said.contains(&cause) {
+            eprintln!("  because: {cause}");
+            said.push_str(&cause);
+        }
     }
 }
 

@@ -5,22 +5,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use avsweep_coordinator::{Coordinator, Limits, ServeOptions, Settings, observability};
+use avsweep_coordinator::{Coordinator, CoordinatorError, Limits, ServeOptions, Settings, observability};
 use avsweep_domain::FailureLimits;
-use avsweep_store::{PostgresStore, PostgresStoreOptions, SqliteStore, SqliteStoreOptions, Store};
+use avsweep_store::{
+    PostgresStore, PostgresStoreOptions, SqliteStore, SqliteStoreOptions, Store, StoreError,
+};
 use avsweep_transport::{
     Authorization, ListenOptions, Listener, Protocol, Role, Secret, ServerTls, Tokens, check_exposure,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::arguments::{CoordinatorArguments, StoreLocation};
 use crate::commands::Outcome;
 use crate::embedded::make_room;
-use crate::interruption::{self, Signal};
+use crate::interruption::{self, Interruption, Signal};
 
 /// How long background tasks may take to end after the services.
 const CLOSING: Duration = Duration::from_secs(5);
+/// Between two tries to open a store that is away.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// `avsweep coordinator`
 pub(crate) async fn coordinator(store: &StoreLocation, arguments: &CoordinatorArguments) -> Result<Outcome> {
@@ -43,8 +48,9 @@ pub(crate) async fn coordinator(store: &StoreLocation, arguments: &CoordinatorAr
     };
 
     let interruption = interruption::listen();
-    let opened = open_store(store, arguments.migrate).await?;
-    let coordinator = Arc::new(Coordinator::open(opened, settings(arguments)).await?);
+    let Some(coordinator) = open(store, arguments, &interruption.token()).await? else {
+        return Ok(outcome(&interruption));
+    };
     announce(store, arguments, &listener, metrics.as_ref(), tokens.as_ref());
 
     let stop = interruption.token();
@@ -75,10 +81,46 @@ pub(crate) async fn coordinator(store: &StoreLocation, arguments: &CoordinatorAr
     served.context("the coordinator's services")?;
     info!("coordinator has stopped");
     // Whatever was in flight is leased still, and reported to another coordinator or to the next one.
-    Ok(match interruption.signal() {
+    Ok(outcome(&interruption))
+}
+
+fn outcome(interruption: &Interruption) -> Outcome {
+    match interruption.signal() {
         Some(Signal::Interrupt) => Outcome::Interrupted,
         Some(Signal::Terminate) | None => Outcome::Done,
-    })
+    }
+}
+
+/// Opens the store and a coordinator over it; a database that is away is waited for. `None`: stopped meanwhile.
+async fn open(
+    store: &StoreLocation,
+    arguments: &CoordinatorArguments,
+    stop: &CancellationToken,
+) -> Result<Option<Arc<Coordinator>>> {
+    let deadline = Instant::now() + seconds(arguments.store_patience);
+    loop {
+        let opened = async {
+            let opened = open_store(store, arguments.migrate).await?;
+            anyhow::Ok(Coordinator::open(opened, settings(arguments)).await?)
+        };
+        let error = match opened.await {
+            Ok(coordinator) => return Ok(Some(Arc::new(coordinator))),
+            Err(error) if is_away(&error) && Instant::now() < deadline => error,
+            Err(error) => return Err(error),
+        };
+        warn!(error = format!("{error:#}"), "the store is away; trying again");
+        tokio::select! {
+            () = tokio::time::sleep(STORE_PAUSE) => {}
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
+}
+
+fn is_away(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<CoordinatorError>() {
+        Some(CoordinatorError::Store(error)) => error.is_unavailable(),
+        _ => error.downcast_ref::<StoreError>().is_some_and(StoreError::is_unavailable),
+    }
 }
 
 async fn open_store(store: &StoreLocation, migrate: bool) -> Result<Arc<dyn Store>> {

@@ -1,8 +1,10 @@
 //! `avsweep judge`: judges a coordinator's responses.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use avsweep_domain::WorkerId;
-use avsweep_judge::{LoopError, LoopOptions, Prices};
+use avsweep_judge::{KeyPolicy, LoopError, LoopOptions, Prices};
 use tracing::info;
 
 use super::ending::{on_coordinator_lost, outcome, seconds};
@@ -12,6 +14,9 @@ use crate::commands::Outcome;
 use crate::interruption;
 use crate::output;
 use crate::remote;
+
+/// How long a sweep whose judge cannot be used here is passed over.
+const PASS_OVER: Duration = Duration::from_secs(300);
 
 /// `avsweep judge`
 pub(crate) async fn judge(arguments: &JudgeArguments) -> Result<Outcome> {
@@ -30,6 +35,8 @@ pub(crate) async fn judge(arguments: &JudgeArguments) -> Result<Outcome> {
             input: arguments.input_price.unwrap_or(0.0),
             output: arguments.output_price.unwrap_or(0.0),
         },
+        pass_over: Some(PASS_OVER),
+        keys: KeyPolicy::Only(arguments.keys.clone()),
         ..LoopOptions::new(WorkerId(name))
     };
     let interruption = interruption::listen();

@@ -10,4 +10,6 @@ mod processes;
 #[cfg(unix)]
 mod steering;
 mod support;
+#[cfg(unix)]
+mod tracing;
 mod verbs;

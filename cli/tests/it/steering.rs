@@ -86,7 +86,8 @@ async fn fail_one_job(url: &str) -> i64 {
     let leased = client.lease(request).await.expect("a lease").into_inner().jobs;
     let lease = leased.first().and_then(|job| job.lease.clone()).expect("a job");
     let job = lease.job;
-    let failure = v1::FailRequest { worker, lease: Some(lease), error: "a made-up reason".to_owned() };
+    let failure =
+        v1::FailRequest { worker, lease: Some(lease), error: "a made-up reason".to_owned(), usage: None };
     client.fail(failure).await.expect("the failure is taken");
     job
 }

@@ -168,12 +168,14 @@ impl Coordinator {
         worker: &WorkerId,
         lease: &LeaseRef,
         error: &str,
+        usage: &Usage,
     ) -> Result<LeaseStatus, CoordinatorError> {
         let limits = self.settings.failure_limits;
         let status = self.store.fail(lease, error, limits, self.clock.now()).await?;
         if status == LeaseStatus::Held {
             warn!(%worker, job = %lease.job, attempt = lease.attempt, error, "evaluation failed");
             self.metrics.failures(FailureKind::Error, 1);
+            self.metrics.judge_usage(usage);
             self.signals.changed();
             // Ready again, or parked and perhaps the last open job.
             self.signals.jobs_ready();

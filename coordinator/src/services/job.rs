@@ -295,7 +295,8 @@ impl JobService for JobEdge {
             .and_then(|lease| Ok((lease_ref(&lease)?, worker("FailRequest", wire.worker)?)));
         let (lease, worker) = parsed.map_err(|error| bad_request(&error))?;
         let error = cut(&wire.error, MAX_ERROR);
-        let status = self.0.fail(&worker, &lease, error).await.map_err(|error| refused(&error))?;
+        let usage = wire.usage.as_ref().map(usage).unwrap_or_default();
+        let status = self.0.fail(&worker, &lease, error, &usage).await.map_err(|error| refused(&error))?;
         self.0.count_lost("JobService/Fail", status);
         Ok(Response::new(v1::FailResponse { status: lease_status(status) }))
     }

@@ -74,7 +74,8 @@ async fn requests_of_workers_that_say_too_little_or_the_wrong_thing() -> anyhow:
     };
     refused(jobs.report(texts).await, invalid, "the job is a likelihood job");
 
-    let no_lease = v1::FailRequest { worker: sweep("tester"), lease: None, error: String::new() };
+    let no_lease =
+        v1::FailRequest { worker: sweep("tester"), lease: None, error: String::new(), usage: None };
     refused(jobs.fail(no_lease).await, invalid, "FailRequest.lease is missing");
     let too_many = v1::RenewRequest {
         worker: sweep("tester"),

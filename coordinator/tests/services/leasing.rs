@@ -28,8 +28,12 @@ async fn late_report_from_lost_lease_changes_nothing_and_is_told_so() -> anyhow:
         v1::RenewRequest { worker: "tester".to_owned(), leases: lost.lease.clone().into_iter().collect() };
     let statuses = cluster.jobs().renew(renewal).await?.into_inner().statuses;
     assert_eq!(statuses, [i32::from(v1::LeaseStatus::Lost)]);
-    let failure =
-        v1::FailRequest { worker: "tester".to_owned(), lease: lost.lease.clone(), error: "late".to_owned() };
+    let failure = v1::FailRequest {
+        worker: "tester".to_owned(),
+        lease: lost.lease.clone(),
+        error: "late".to_owned(),
+        usage: None,
+    };
     let status = cluster.jobs().fail(failure).await?.into_inner().status();
     assert_eq!(status, v1::LeaseStatus::Lost);
     assert_eq!(cluster.progress("tiny").await?.results, 0);
@@ -103,7 +107,10 @@ async fn a_job_that_keeps_failing_is_parked_with_its_reason_and_the_sweep_goes_o
     for _ in 0..2 {
         let job = cluster.lease(&ALL_RUNGS, 1).await?.remove(0);
         let error = "logits of 'lm_head' are not finite".to_owned();
-        cluster.jobs().fail(v1::FailRequest { worker: "tester".to_owned(), lease: job.lease, error }).await?;
+        cluster
+            .jobs()
+            .fail(v1::FailRequest { worker: "tester".to_owned(), lease: job.lease, error, usage: None })
+            .await?;
     }
     cluster.run_to_done(&definition).await?;
     let sweep = || "tiny".to_owned();

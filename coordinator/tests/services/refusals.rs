@@ -164,7 +164,8 @@ async fn a_report_for_somebody_elses_lease_is_told_that_it_has_none() -> anyhow:
 async fn a_failure_for_somebody_elses_lease_is_told_that_it_has_none() -> anyhow::Result<()> {
     let scene = Scene::set().await?;
     let lease = with_lease(&scene.good, |lease| lease.attempt += 1).lease;
-    let failure = v1::FailRequest { worker: "thief".to_owned(), lease, error: "mine".to_owned() };
+    let failure =
+        v1::FailRequest { worker: "thief".to_owned(), lease, error: "mine".to_owned(), usage: None };
     let answer = scene.cluster.jobs().fail(failure).await?.into_inner();
     assert_eq!(answer.status(), v1::LeaseStatus::Lost);
     scene.check("JobService/Fail", None, ErrorCode::LeaseLost).await

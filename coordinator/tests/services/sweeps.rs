@@ -392,7 +392,10 @@ async fn a_sample_that_fails_says_why() -> anyhow::Result<()> {
         let jobs = cluster.lease(&[v1::Rung::Generation], 1).await?;
         let lease = jobs.first().and_then(|job| job.lease.clone());
         let error = "the tokenizer has no chat template".to_owned();
-        cluster.jobs().fail(v1::FailRequest { worker: "tester".to_owned(), lease, error }).await?;
+        cluster
+            .jobs()
+            .fail(v1::FailRequest { worker: "tester".to_owned(), lease, error, usage: None })
+            .await?;
     }
     let sample = cluster.sweeps().request_sample(request).await?.into_inner();
     assert_eq!((sample.responses.len(), sample.pending), (0, 0));

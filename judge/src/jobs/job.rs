@@ -131,6 +131,7 @@ pub(super) async fn work(
     job: Result<JudgementJob, ConvertError>,
     lease: HeldLease,
 ) -> End {
+    let sweep = job.as_ref().ok().map(|job| job.sweep);
     let end = match job {
         Ok(job) => drive(context, job, &lease).await,
         Err(error) => End::Failed(error.into()),
@@ -150,7 +151,7 @@ pub(super) async fn work(
             release(context, &lease).await;
         }
         End::Broken(error) => {
-            context.break_off(error);
+            context.unusable(sweep, error);
             release(context, &lease).await;
         }
         End::Lost => tracing::info!(job = lease.job(), "the lease is lost: its work is dropped"),
@@ -377,10 +378,11 @@ fn micros(duration: Duration) -> u64 {
 
 async fn fail(context: &Context, lease: &HeldLease, error: &JobError) {
     let error = shorten(&error_chain(error), ERROR_CHARACTERS);
+    let usage = context.meter.take(context.options.prices);
     tokio::select! {
         biased;
         () = lease.lost() => {}
-        () = context.coordinator.fail(&context.options.worker, lease.reference(), error) => {}
+        () = context.coordinator.fail(&context.options.worker, lease.reference(), error, usage) => {}
     }
 }
 

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use avsweep_domain::SweepId;
 use avsweep_lease::{
-    AccessError, CoordinatorClient, Ended, Ending, Identity, LeaseKeeper, OnCoordinatorLost, Patience,
-    Presence, Shutdown,
+    AccessError, CoordinatorClient, Ended, Ending, Identity, LeaseKeeper, OnCoordinatorLost, PassedOver,
+    Patience, Presence, Shutdown,
 };
 use avsweep_proto::v1;
 use avsweep_transport::Transport;
@@ -37,6 +38,7 @@ struct Context {
     presence: Presence,
     meter: Arc<Meter>,
     outage: Outage,
+    passed_over: Mutex<PassedOver>,
     ending: Ending,
     /// Why no job can be judged, once that is known.
     broken: OnceLock<JudgeError>,
@@ -51,8 +53,17 @@ struct Context {
 }
 
 impl Context {
-    /// Ends the leasing: the judge cannot work.
-    fn break_off(&self, error: &JudgeError) {
+    /// A sweep's judge cannot be used until somebody changes its settings: the sweep is passed over for a while, or,
+    /// where that is not wanted, the leasing ends.
+    fn unusable(&self, sweep: Option<SweepId>, error: &JudgeError) {
+        if let (Some(sweep), Some(duration)) = (sweep, self.options.pass_over) {
+            let problem = avsweep_lease::error_chain(error);
+            tracing::warn!(%sweep, problem, seconds = duration.as_secs(), "the sweep is passed over for a while");
+            let mut passed_over = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
+            passed_over.add(sweep, duration, problem);
+            self.presence.set_problem(passed_over.problem());
+            return;
+        }
         // The first failure says it; the others are its like.
         let _ = self.broken.set(error.clone());
         self.presence.set_problem(Some(avsweep_lease::error_chain(error)));
@@ -146,7 +157,14 @@ pub async fn run(
     let keeper = LeaseKeeper::start(coordinator.clone(), options.worker.clone());
     let meter = Arc::new(Meter::default());
     let context = Arc::new(Context {
-        sweeps: Sweeps::new(coordinator.clone(), options.judge, options.provider.clone(), Arc::clone(&meter)),
+        sweeps: Sweeps::new(
+            coordinator.clone(),
+            options.judge,
+            options.keys.clone(),
+            options.provider.clone(),
+            Arc::clone(&meter),
+        ),
+        passed_over: Mutex::default(),
         presence: Presence::start(coordinator.clone(), identity),
         coordinator,
         meter,
@@ -269,12 +287,19 @@ async fn free_slots(slots: &Arc<Semaphore>) -> Vec<OwnedSemaphorePermit> {
 
 async fn lease(context: &Context, max_jobs: usize, wait: Duration) -> Result<v1::LeaseResponse, Status> {
     let options = &context.options;
+    let except_sweeps = {
+        let mut passed_over = context.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = passed_over.current();
+        context.presence.set_problem(passed_over.problem());
+        current
+    };
     let request = v1::LeaseRequest {
         worker: options.worker.0.clone(),
         rungs: vec![v1::Rung::Judgement.into()],
         max_jobs: u32::try_from(max_jobs).unwrap_or(u32::MAX),
         wait_millis: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
-        ..Default::default()
+        except_sweeps,
+        prefers_sweep: None,
     };
     let timeout = wait + options.call_timeout;
     context.coordinator.once(timeout, |mut client| async move { client.lease(request).await }).await

@@ -9,6 +9,7 @@ use tonic::Status;
 
 use crate::error::JudgeError;
 use crate::judge::JudgeOptions;
+use crate::keys::KeyPolicy;
 use crate::meter::Prices;
 use crate::rate::Rate;
 
@@ -45,6 +46,10 @@ pub struct LoopOptions {
     pub prices: Prices,
     /// The judges.
     pub judge: JudgeOptions,
+    /// How long a sweep whose judge cannot be used (no key, refused key) is passed over; `None`: that ends the loop.
+    pub pass_over: Option<Duration>,
+    /// Which keys of this process a sweep may name, and where they may be sent.
+    pub keys: KeyPolicy,
     /// Makes all verdicts, whatever the sweeps' settings name.
     pub provider: Option<Arc<dyn Rate>>,
 }
@@ -68,6 +73,8 @@ impl LoopOptions {
             jitter: Jitter::default(),
             prices: Prices::default(),
             judge: JudgeOptions::default(),
+            pass_over: None,
+            keys: KeyPolicy::default(),
             provider: None,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use avsweep_domain::{Fingerprint, JudgeSettings, Levels, Query, SweepDefinition, SweepId};
+use avsweep_domain::{Fingerprint, JudgeProvider, JudgeSettings, Levels, Query, SweepDefinition, SweepId};
 use avsweep_lease::CoordinatorClient;
 use avsweep_proto::{ConvertError, v1};
 use tokio::sync::OnceCell;
@@ -11,6 +11,7 @@ use tonic::Status;
 
 use crate::error::JudgeError;
 use crate::judge::{Judge, JudgeOptions};
+use crate::keys::KeyPolicy;
 use crate::meter::Meter;
 use crate::rate::Rate;
 
@@ -45,6 +46,7 @@ type Cell = Arc<OnceCell<Arc<Sweep>>>;
 pub(crate) struct Sweeps {
     coordinator: CoordinatorClient,
     options: JudgeOptions,
+    keys: KeyPolicy,
     /// In place of what the sweeps name.
     provider: Option<Arc<dyn Rate>>,
     meter: Arc<Meter>,
@@ -58,10 +60,19 @@ impl Sweeps {
     pub(crate) fn new(
         coordinator: CoordinatorClient,
         options: JudgeOptions,
+        keys: KeyPolicy,
         provider: Option<Arc<dyn Rate>>,
         meter: Arc<Meter>,
     ) -> Self {
-        Self { coordinator, options, provider, meter, cells: Mutex::default(), judges: Mutex::default() }
+        Self {
+            coordinator,
+            options,
+            keys,
+            provider,
+            meter,
+            cells: Mutex::default(),
+            judges: Mutex::default(),
+        }
     }
 
     /// The sweep with this definition; fetched when it is not known yet, by one caller for all that wait.
@@ -126,7 +137,14 @@ impl Sweeps {
         }
         let judge = match &self.provider {
             Some(provider) => Judge::made_up(Arc::clone(provider), levels, &self.options),
-            None => Judge::with_options(settings, levels, &self.options, |name| std::env::var(name))?,
+            None => {
+                if let JudgeProvider::Openai { base_url, api_key_env: Some(variable), .. } =
+                    &settings.provider
+                {
+                    self.keys.check(variable, base_url)?;
+                }
+                Judge::with_options(settings, levels, &self.options, |name| std::env::var(name))?
+            }
         };
         let judge = judge.metered(Arc::clone(&self.meter));
         if judges.len() >= KEPT {

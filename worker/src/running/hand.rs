@@ -189,7 +189,7 @@ impl Running {
             return;
         }
         self.presence.count(|counts| counts.failed += 1);
-        self.coordinator.fail(&self.options.name, lease.reference(), error).await;
+        self.coordinator.fail(&self.options.name, lease.reference(), error, None).await;
     }
 
     /// Gives leases back uncounted; one that cannot be given back expires.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use avsweep_domain::Rung;
 use avsweep_lease::{
-    AccessError, CoordinatorClient, Ended, Ending, HeldLease, LeaseKeeper, OnCoordinatorLost, Patience,
-    Presence,
+    AccessError, CoordinatorClient, Ended, Ending, HeldLease, LeaseKeeper, OnCoordinatorLost, PassedOver,
+    Patience, Presence,
 };
 use avsweep_proto::v1;
 use tokio::sync::mpsc;
@@ -22,7 +22,6 @@ use crate::definitions::Definitions;
 use crate::driver::Event;
 use crate::error::WorkerError;
 use crate::options::{WorkerOptions, WorkerSummary};
-use crate::passed_over::PassedOver;
 use crate::queue::Queue;
 use crate::report::Batch;
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// Sweeps whose jobs are not asked for, each up to its time.
 #[derive(Debug, Default)]
-pub(crate) struct PassedOver {
+pub struct PassedOver {
     sweeps: BTreeMap<SweepId, Entry>,
 }
 
@@ -20,23 +20,24 @@ struct Entry {
 
 impl PassedOver {
     /// Passes a sweep over for this long, for this reason.
-    pub(crate) fn add(&mut self, sweep: SweepId, duration: Duration, problem: String) {
+    pub fn add(&mut self, sweep: SweepId, duration: Duration, problem: String) {
         self.sweeps.insert(sweep, Entry { until: Instant::now() + duration, problem });
     }
 
-    pub(crate) fn contains(&self, sweep: SweepId) -> bool {
+    /// Whether it is passed over.
+    pub fn contains(&self, sweep: SweepId) -> bool {
         self.sweeps.contains_key(&sweep)
     }
 
     /// Forgets those whose time is over; the rest, as a request names them.
-    pub(crate) fn current(&mut self) -> Vec<i64> {
+    pub fn current(&mut self) -> Vec<i64> {
         let now = Instant::now();
         self.sweeps.retain(|_, entry| entry.until > now);
         self.sweeps.keys().map(|sweep| sweep.0).collect()
     }
 
     /// What is wrong, for people; `None` when nothing is.
-    pub(crate) fn problem(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<String> {
         let problems: Vec<_> = self
             .sweeps
             .iter()
