@@ -37,7 +37,7 @@ pub(super) async fn prepare(
                 path: path.to_owned(),
                 found,
                 known: NEWEST,
-                remedy: "open it once for writing and it is brought up to date",
+                remedy: "'avsweep coordinator --store FILE --migrate-only' brings it up to date",
             },
         });
     }
