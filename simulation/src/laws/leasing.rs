@@ -1,6 +1,6 @@
 //! Leases: given to one at a time, kept, written under, given back, taken back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use avsweep_domain::{FailureLimits, JobId, JobState, Rung, SweepState};
 use avsweep_store::{JobRecord, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, Report, StoreError, Timestamp};
@@ -91,7 +91,7 @@ impl Laws {
             format!("{} with {} responses", what(), job.responses.len())
         })?;
         let until = now.plus(claim.duration);
-        let held = HeldLease { attempt: reference.attempt, token: claim.token, until };
+        let held = HeldLease { attempt: reference.attempt, token: claim.token, since: now, until };
         self.leases.insert(reference.job, held);
         Ok(())
     }
@@ -263,10 +263,21 @@ impl Laws {
         ensure(changed == expired && count == expired.len() as u64, || {
             format!("{expired:?} had expired; {changed:?} changed, and {count} were counted")
         })?;
-        for change in changes {
+        // Of every worker's leases the first is counted: the one it was on.
+        let age = |job: &JobRecord| {
+            let since = self.leases.get(&job.id).map(|held| held.since);
+            (since, -job.job.priority, job.id)
+        };
+        let mut first = BTreeMap::new();
+        for before in changes.iter().filter_map(|change| change.before) {
+            let oldest = first.entry(before.worker.clone()).or_insert_with(|| age(before));
+            *oldest = age(before).min(*oldest);
+        }
+        for change in &changes {
             if let Some(before) = change.before {
-                let lost = before.lost + 1;
-                let state = limits.after_failure(lost, before.errors);
+                let blamed = first.get(&before.worker) == Some(&age(before));
+                let lost = before.lost + u32::from(blamed);
+                let state = if blamed { limits.after_failure(lost, before.errors) } else { JobState::Ready };
                 became(change.after, &JobRecord { state, lost, expires: None, ..before.clone() })?;
             }
         }

@@ -51,6 +51,8 @@ pub(crate) struct Laws {
 struct HeldLease {
     attempt: u32,
     token: LeaseToken,
+    /// When it was given out.
+    since: Timestamp,
     until: Timestamp,
 }
 
