@@ -1,7 +1,7 @@
 //! Every verb on a small sweep of the pocket family, as a user would run it.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::support::{SweepText, avsweep, fail, json, misuse, pocket, succeed};
 use tempfile::TempDir;
@@ -19,9 +19,16 @@ fn finished() -> &'static Path {
         .path()
 }
 
+/// For those tests that work on its store instead of only reading: a store has one process that does.
+fn working() -> MutexGuard<'static, ()> {
+    static WORKING: Mutex<()> = Mutex::new(());
+    WORKING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn a_finished_sweep_says_so_and_running_it_again_evaluates_nothing() {
     let folder = finished();
+    let _working = working();
     let before = json(avsweep(folder).args(["sweep", "show", "verbs"]));
     assert_eq!(before["state"], "done");
     assert_eq!(before["points_done"], 125);
@@ -155,6 +162,7 @@ fn aggregates_and_readings_can_be_chosen_afterwards() {
 #[test]
 fn a_sample_is_generated_judged_and_kept() {
     let folder = finished();
+    let _working = working();
     let sample = || json(avsweep(folder).args(["sample", "verbs", "--point=0.25,0,-0.3"]));
     let first = sample();
     let responses = first["responses"].as_array().expect("responses");
