@@ -1,10 +1,32 @@
-//! Whether a plan or report can be of its sweep: pure checks that every store makes before it writes.
+//! Whether a definition can be stored, and a plan or report be of its sweep: pure checks that every store makes before it writes.
 
-use avsweep_domain::{JobId, Label, QuerySlice, Rung, SweepId};
+use avsweep_domain::{JobId, Label, QuerySlice, Rung, SweepDefinition, SweepId};
 
 use crate::error::{PlanProblem, ReportProblem};
 use crate::layout::SweepLayout;
 use crate::{JobResults, NewJob, StoreError};
+
+/// The definition's text, checked to be a sound definition and to read back as it is.
+pub(crate) fn definition(definition: &SweepDefinition) -> Result<String, StoreError> {
+    let name = || definition.name.clone();
+    definition.check().map_err(|source| StoreError::BadDefinition { name: name(), source })?;
+    let unstorable = |problem: String| StoreError::Unstorable { name: name(), problem };
+    let levels = definition.levels.len();
+    if let Some(entry) = definition.queries().find(|entry| entry.query.references.len() != levels) {
+        // Its scores would be of another shape than those another sweep stores for the same query.
+        return Err(unstorable(format!(
+            "query '{}' has {} references; one for each of {levels} levels is wanted",
+            entry.query.id,
+            entry.query.references.len()
+        )));
+    }
+    let text = serde_json::to_string(definition).map_err(|error| unstorable(error.to_string()))?;
+    let back: SweepDefinition = serde_json::from_str(&text).map_err(|error| unstorable(error.to_string()))?;
+    if back != *definition {
+        return Err(unstorable("a number in it does not survive being written as JSON".to_owned()));
+    }
+    Ok(text)
+}
 
 /// Checks a job to be planned.
 pub(crate) fn job(sweep: SweepId, layout: &SweepLayout, job: &NewJob) -> Result<(), StoreError> {

@@ -5,9 +5,12 @@
 
 mod check;
 mod codec;
+mod columns;
 mod error;
 mod fair;
 mod layout;
+mod packed_tallies;
+mod point_results;
 mod postgres;
 mod record;
 mod sqlite;

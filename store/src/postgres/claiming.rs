@@ -7,10 +7,13 @@ use sqlx::postgres::PgConnection;
 
 use super::connection::{PostgresStore, begin, call};
 use super::counting::{Change, shard};
-use super::results::{Decoded, Scores, narrow, plain};
+use super::results::plain;
 use super::{results, sweeps, tallying};
+use crate::columns::narrow;
 use crate::error::During;
 use crate::layout::SweepLayout;
+use crate::point_results;
+use crate::point_results::{Decoded, Scores};
 use crate::{Lease, LeaseClaim, LeaseRef, LeasedJob, StoreError, Timestamp, codec, fair};
 
 const OPERATION: &str = "lease jobs";
@@ -267,7 +270,7 @@ impl Lacking {
     fn scores(layout: &SweepLayout, claimed: &Claimed) -> Result<Self, StoreError> {
         let mut scores = Scores::new();
         for block in &claimed.blocks {
-            results::read_block(claimed.job.point, block, layout.levels, &mut scores)?;
+            point_results::read_block(claimed.job.point, block, layout.levels, &mut scores)?;
         }
         Ok(Self::new(&layout.missing(claimed.job.slice, |query| scores.contains_key(&query))))
     }
@@ -292,7 +295,7 @@ impl Lacking {
         let decoded = Decoded { point: job.point, decoding: layout.decoding };
         let mut transaction = begin(connection, "look up verdicts").await?;
         results::lock_point(&mut transaction, job.point).await?;
-        let queries = results::queries_of(layout, job.slice);
+        let queries = point_results::queries_of(layout, job.slice);
         let found = results::resolve_verdicts(&mut transaction, decoded, layout.judge, &queries).await?;
         if found > 0 {
             tallying::refresh_judgement_everywhere(store, &mut transaction, decoded, layout).await?;

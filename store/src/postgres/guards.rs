@@ -6,8 +6,8 @@ use avsweep_domain::{LeaseToken, SweepId, SweepState};
 use sqlx::postgres::PgConnection;
 
 use super::connection::{PostgresStore, begin, call};
-use super::results::wide;
 use super::sweeps;
+use crate::columns::wide;
 use crate::error::During;
 use crate::{PlanningGuard, StoreError, Timestamp};
 

@@ -8,8 +8,9 @@ use sqlx::postgres::PgConnection;
 
 use super::connection::{PostgresStore, begin, call};
 use super::counting::Change;
-use super::results::{narrow, plain};
+use super::results::plain;
 use super::sweeps;
+use crate::columns::narrow;
 use crate::error::During;
 use crate::{LeaseRef, LeaseStatus, StoreError, Timestamp};
 

@@ -8,10 +8,12 @@ use sqlx::postgres::PgConnection;
 
 use super::connection::{PostgresStore, begin, call};
 use super::counting::Change;
-use super::results::{Decoded, Scores};
 use super::{guards, results, sweeps, tallying};
 use crate::error::{During, PlanProblem};
 use crate::layout::SweepLayout;
+use crate::packed_tallies;
+use crate::point_results;
+use crate::point_results::{Decoded, Scores};
 use crate::{NewJob, Plan, Planned, PlanningGuard, StoreError, Timestamp, check, codec};
 
 const OPERATION: &str = "plan jobs";
@@ -188,7 +190,7 @@ impl Planner<'_> {
         .during(OPERATION)?;
         for (point, block) in &blocks {
             let scores = self.scores.entry(*point).or_default();
-            results::read_block(*point, block, self.layout.levels, scores)?;
+            point_results::read_block(*point, block, self.layout.levels, scores)?;
         }
         Ok(())
     }
@@ -202,7 +204,7 @@ impl Planner<'_> {
                 continue;
             }
             if let Some(scores) = self.scores.get(&point.id) {
-                likelihood.push((point.id, tallying::likelihood(self.layout, scores)));
+                likelihood.push((point.id, packed_tallies::likelihood(self.layout, scores)));
             }
             if point.answered {
                 let layouts = std::slice::from_ref(self.layout);
@@ -270,7 +272,7 @@ impl Planner<'_> {
                 problem: PlanProblem::NoResponse { ordinal: *ordinal },
             });
         }
-        let queries = results::queries_of(layout, job.slice);
+        let queries = point_results::queries_of(layout, job.slice);
         if results::resolve_verdicts(self.connection, decoded, layout.judge, &queries).await? > 0 {
             tallying::refresh_judgement_everywhere(self.store, self.connection, decoded, layout).await?;
         }

@@ -1,61 +1,19 @@
 //! Reading: results by page and by point, jobs by state.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
-use avsweep_domain::{JobId, JobState, Point, QuerySlice, Response, Rung, SweepId, WorkerId};
+use avsweep_domain::{JobId, JobState, Point, QuerySlice, Rung, SweepId, WorkerId};
 use sqlx::postgres::PgConnection;
 use sqlx::{Postgres, QueryBuilder};
 
 use super::connection::{PostgresStore, call, snapshot};
-use super::results::{Decoded, Scores, Verdicts, narrow, wide};
 use super::{results, sweeps};
+use crate::columns::{narrow, wide};
 use crate::error::During;
 use crate::layout::SweepLayout;
-use crate::{
-    JobFilter, JobRecord, JobStatus, NewJob, ResultPage, ResultRow, ResultValue, StoreError, Timestamp, codec,
-};
-
-/// Everything stored at one point.
-#[derive(Debug, Default)]
-struct PointResults {
-    scores: Scores,
-    responses: HashMap<i64, Response>,
-    verdicts: Verdicts,
-}
-
-impl PointResults {
-    /// The results on the sweep's queries (those wanted), by ordinal, then rung.
-    fn rows(mut self, layout: &SweepLayout, point: &Point, wanted: impl Fn(u32) -> bool) -> Vec<ResultRow> {
-        let mut rows = Vec::with_capacity(self.scores.len() + self.responses.len() + self.verdicts.len());
-        for ordinal in (0..layout.len() as u32).filter(|ordinal| wanted(*ordinal)) {
-            let Some(query) = layout.query(ordinal) else {
-                continue;
-            };
-            // Ordinals that share a query share its results; the last takes them out.
-            let last = layout.ordinals(query).last() == Some(&ordinal);
-            let values = [
-                take(&mut self.scores, query, last).map(ResultValue::Score),
-                take(&mut self.responses, query, last).map(ResultValue::Response),
-                take(&mut self.verdicts, query, last).map(ResultValue::Verdict),
-            ];
-            rows.extend(values.into_iter().flatten().map(|value| ResultRow {
-                point: point.clone(),
-                ordinal,
-                value,
-            }));
-        }
-        rows
-    }
-}
-
-fn take<T: Clone>(map: &mut HashMap<i64, T>, query: i64, remove: bool) -> Option<T> {
-    match map.entry(query) {
-        Entry::Occupied(entry) if remove => Some(entry.remove()),
-        Entry::Occupied(entry) => Some(entry.get().clone()),
-        Entry::Vacant(_) => None,
-    }
-}
+use crate::point_results;
+use crate::point_results::{Decoded, PointResults};
+use crate::{JobFilter, JobRecord, JobStatus, NewJob, ResultPage, ResultRow, StoreError, Timestamp, codec};
 
 /// See [`crate::Store::results`].
 pub(super) async fn results(
@@ -125,7 +83,7 @@ async fn page_results(
     .during(OPERATION)?;
     for (point, block) in &blocks {
         let results = found.entry(*point).or_default();
-        results::read_block(*point, block, layout.levels, &mut results.scores)?;
+        point_results::read_block(*point, block, layout.levels, &mut results.scores)?;
     }
     let responses: Vec<(i64, i64, i64, String, Vec<u8>)> = sqlx::query_as(
         "SELECT r.point, r.query, r.tokens, r.finish, r.text

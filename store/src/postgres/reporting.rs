@@ -13,10 +13,12 @@ use sqlx::{Postgres, Row};
 use super::claiming::JobRow;
 use super::connection::{PostgresStore, begin, call};
 use super::counting::shard;
-use super::results::{Decoded, Scores};
 use super::{results, sweeps, tallying};
 use crate::error::{During, ReportProblem};
 use crate::layout::SweepLayout;
+use crate::packed_tallies;
+use crate::point_results;
+use crate::point_results::{Decoded, Scores};
 use crate::{JobResults, LeaseRef, LeaseStatus, Report, StoreError, Timestamp, check};
 
 const OPERATION: &str = "store a report";
@@ -233,16 +235,16 @@ impl<'r> ScoreReport<'r> {
     ) -> Result<Self, StoreError> {
         let mut known = Scores::new();
         for block in &held.blocks {
-            results::read_block(held.job.point, block, layout.levels, &mut known)?;
+            point_results::read_block(held.job.point, block, layout.levels, &mut known)?;
         }
-        let (block, new) = results::new_block(layout.levels, rows, &mut known);
+        let (block, new) = point_results::new_block(layout.levels, rows, &mut known);
         complete(&held.job, layout, report, |query| known.contains_key(&query))?;
         let stored = Stored { results: rows.len() as u64, new };
         let mut this =
             Self { held, block, stored, sweeps: Vec::new(), search: Vec::new(), confirm: Vec::new() };
         // Nothing new: the tallies are what they were.
         for layout in layouts.iter().filter(|_| this.block.is_some()) {
-            let [search, confirm] = tallying::likelihood(layout, &known);
+            let [search, confirm] = packed_tallies::likelihood(layout, &known);
             this.sweeps.push(layout.id.0);
             this.search.push(search);
             this.confirm.push(confirm);

@@ -2,31 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
-use avsweep_domain::{Fingerprint, FinishReason, Label, Level, QueryScore, QuerySlice, Response, Verdict};
+use avsweep_domain::{Fingerprint, Response, Verdict};
 use sqlx::postgres::PgConnection;
 
 use crate::StoreError;
-use crate::codec::{self, CodecError};
 use crate::error::During;
-use crate::layout::SweepLayout;
-
-/// Scores of a point by query.
-pub(super) type Scores = HashMap<i64, QueryScore>;
-/// Verdicts of a point by query.
-pub(super) type Verdicts = HashMap<i64, Verdict>;
-
-/// A stored number that is never negative.
-pub(super) fn wide(value: i64, what: impl Fn() -> String) -> Result<u64, StoreError> {
-    u64::try_from(value).map_err(|_| StoreError::corrupt(what(), format!("{value} is negative")))
-}
-
-/// A stored number that fits 32 bits and is never negative.
-pub(super) fn narrow(value: i64, what: impl Fn() -> String) -> Result<u32, StoreError> {
-    u32::try_from(value)
-        .map_err(|_| StoreError::corrupt(what(), format!("{value} is out of its field's range")))
-}
+use crate::point_results;
+use crate::point_results::{Decoded, Scores, Verdicts, finish_text, label_number, read_block};
 
 /// A text as a TEXT column can hold it: without zero characters.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
@@ -36,26 +19,6 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
 /// A text from its bytes.
 pub(super) fn read_text(bytes: Vec<u8>, what: impl Fn() -> String) -> Result<String, StoreError> {
     String::from_utf8(bytes).map_err(|_| StoreError::corrupt(what(), "its text is not UTF-8"))
-}
-
-/// A point's number and its decode settings: what responses hang on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Decoded {
-    pub(super) point: i64,
-    pub(super) decoding: i64,
-}
-
-/// Adds a block's scores to what is known of a point.
-pub(super) fn read_block(
-    point: i64,
-    block: &[u8],
-    levels: usize,
-    scores: &mut Scores,
-) -> Result<(), StoreError> {
-    codec::read_score_block(block, levels, |query, score| {
-        scores.entry(query).or_insert(score);
-    })
-    .map_err(|error: CodecError| StoreError::corrupt(format!("a score block of point {point}"), error))
 }
 
 /// Every score of a point.
@@ -76,23 +39,6 @@ pub(super) async fn scores(
     Ok(scores)
 }
 
-/// The block of those of some scores that are new at a point, and how many they are; they become known.
-pub(super) fn new_block(
-    levels: usize,
-    results: &[(i64, &QueryScore)],
-    known: &mut Scores,
-) -> (Option<Vec<u8>>, u64) {
-    let mut new = Vec::with_capacity(results.len());
-    for (query, score) in results {
-        if let Entry::Vacant(entry) = known.entry(*query) {
-            entry.insert((*score).clone());
-            new.push((*query, *score));
-        }
-    }
-    let count = new.len() as u64;
-    ((count > 0).then(|| codec::score_block(levels, new)), count)
-}
-
 /// The queries that a point has a response to, each with the response's hash.
 pub(super) async fn response_hashes(
     connection: &mut PgConnection,
@@ -106,6 +52,29 @@ pub(super) async fn response_hashes(
             .await
             .during("read responses")?;
     Ok(rows.into_iter().collect())
+}
+
+/// A response from its columns.
+pub(super) fn read_response(
+    point: i64,
+    tokens: i64,
+    finish: &str,
+    text: Vec<u8>,
+) -> Result<Response, StoreError> {
+    let text = read_text(text, || format!("a response of point {point}"))?;
+    point_results::read_response(point, tokens, finish, text)
+}
+
+/// A verdict from its columns.
+pub(super) fn read_verdict(
+    point: i64,
+    label: i64,
+    confidence: Option<f64>,
+    reason: Option<Vec<u8>>,
+) -> Result<Verdict, StoreError> {
+    let reason =
+        reason.map(|reason| read_text(reason, || format!("a verdict of point {point}"))).transpose()?;
+    point_results::read_verdict(point, label, confidence, reason)
 }
 
 /// Every response of a point, by query.
@@ -126,29 +95,6 @@ pub(super) async fn responses(
             Ok((query, read_response(decoded.point, tokens, &finish, text)?))
         })
         .collect()
-}
-
-fn finish_text(finish: FinishReason) -> &'static str {
-    match finish {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-    }
-}
-
-/// A response from its columns.
-pub(super) fn read_response(
-    point: i64,
-    tokens: i64,
-    finish: &str,
-    text: Vec<u8>,
-) -> Result<Response, StoreError> {
-    let what = || format!("a response of point {point}");
-    let finish = match finish {
-        "stop" => FinishReason::Stop,
-        "length" => FinishReason::Length,
-        other => return Err(StoreError::corrupt(what(), format!("finish reason '{other}' is unknown"))),
-    };
-    Ok(Response { text: read_text(text, what)?, tokens: narrow(tokens, what)?, finish })
 }
 
 /// Adds responses to a point, leaving out queries that it has one for. Returns how many were new.
@@ -204,36 +150,6 @@ pub(super) async fn verdicts(
             Ok((query, read_verdict(decoded.point, label, confidence, reason)?))
         })
         .collect()
-}
-
-const UNCLEAR: i64 = -1;
-const REFUSED: i64 = -2;
-
-fn label_number(label: Label) -> i64 {
-    match label {
-        Label::Level(level) => i64::from(level.0),
-        Label::Unclear => UNCLEAR,
-        Label::Refused => REFUSED,
-    }
-}
-
-/// A verdict from its columns.
-pub(super) fn read_verdict(
-    point: i64,
-    label: i64,
-    confidence: Option<f64>,
-    reason: Option<Vec<u8>>,
-) -> Result<Verdict, StoreError> {
-    let what = || format!("a verdict of point {point}");
-    let label = match label {
-        UNCLEAR => Label::Unclear,
-        REFUSED => Label::Refused,
-        level => Label::Level(Level(
-            u8::try_from(level)
-                .map_err(|_| StoreError::corrupt(what(), format!("label {level} is unknown")))?,
-        )),
-    };
-    Ok(Verdict { label, confidence, reason: reason.map(|reason| read_text(reason, what)).transpose()? })
 }
 
 /// Adds verdicts on a point's responses, leaving out those that are there for the same query, response and judge.
@@ -303,11 +219,6 @@ pub(super) async fn resolve_verdicts(
     .await
     .during("look up verdicts")?;
     Ok(done.rows_affected())
-}
-
-/// The queries of a slice, each once.
-pub(super) fn queries_of(layout: &SweepLayout, slice: QuerySlice) -> Vec<i64> {
-    layout.missing(slice, |_| false).into_iter().map(|(_, query)| query).collect()
 }
 
 /// Keeps others from changing a point's results, or whose they are, until the transaction ends; what was made ready

@@ -6,6 +6,8 @@ use avsweep_domain::{Fingerprint, SweepDefinition, SweepId, SweepState};
 use sqlx::postgres::PgConnection;
 
 use super::connection::{PostgresStore, begin, call, snapshot};
+use crate::check;
+use crate::columns::{read_fingerprint, read_state};
 use crate::error::During;
 use crate::layout::{SweepKeys, SweepLayout};
 use crate::{Created, StoreError, SweepRecord, Timestamp};
@@ -41,26 +43,8 @@ struct Storable<'d> {
 }
 
 impl<'d> Storable<'d> {
-    /// The definition's text, checked to be a sound definition and to read back as it is.
     fn new(definition: &'d SweepDefinition, priority: i32) -> Result<Self, StoreError> {
-        let name = || definition.name.clone();
-        definition.check().map_err(|source| StoreError::BadDefinition { name: name(), source })?;
-        let unstorable = |problem: String| StoreError::Unstorable { name: name(), problem };
-        let levels = definition.levels.len();
-        if let Some(entry) = definition.queries().find(|entry| entry.query.references.len() != levels) {
-            // Its scores would be of another shape than those another sweep stores for the same query.
-            return Err(unstorable(format!(
-                "query '{}' has {} references; one for each of {levels} levels is wanted",
-                entry.query.id,
-                entry.query.references.len()
-            )));
-        }
-        let text = serde_json::to_string(definition).map_err(|error| unstorable(error.to_string()))?;
-        let back: SweepDefinition =
-            serde_json::from_str(&text).map_err(|error| unstorable(error.to_string()))?;
-        if back != *definition {
-            return Err(unstorable("a number in it does not survive being written as JSON".to_owned()));
-        }
+        let text = check::definition(definition)?;
         Ok(Self { definition, fingerprint: definition.fingerprint(), text, priority })
     }
 }
@@ -453,15 +437,4 @@ async fn known(
     };
     store.known.lock().unwrap_or_else(PoisonError::into_inner).insert(id, known.clone());
     Ok(known)
-}
-
-pub(super) fn read_state(text: &str, id: SweepId) -> Result<SweepState, StoreError> {
-    text.parse().map_err(|problem: String| StoreError::corrupt(format!("the state of sweep {id}"), problem))
-}
-
-fn read_fingerprint(bytes: &[u8], what: impl Fn() -> String) -> Result<Fingerprint, StoreError> {
-    bytes
-        .try_into()
-        .map(Fingerprint::from_bytes)
-        .map_err(|_| StoreError::corrupt(what(), format!("its fingerprint has {} bytes", bytes.len())))
 }

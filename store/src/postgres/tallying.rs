@@ -3,20 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use avsweep_domain::{PointId, PointTallies, QuerySet, SetTallies, SweepId};
+use avsweep_domain::{PointTallies, SweepId};
 use sqlx::postgres::PgConnection;
 
 use super::connection::{PostgresStore, call};
-use super::results::{Decoded, Scores, Verdicts};
 use super::{results, sweeps};
 use crate::error::During;
 use crate::layout::SweepLayout;
+use crate::packed_tallies::{Packed, TallyRow, judgement, read_row};
+use crate::point_results::{Decoded, Verdicts};
 use crate::{PointFilter, StoreError, codec};
 
 /// Above this many points asked for, reading all of them and choosing is faster.
 const FEW_POINTS: usize = 2000;
-
-type TallyRow = (i64, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>);
 
 /// See [`crate::Store::tallies`].
 pub(super) async fn read(
@@ -73,27 +72,6 @@ async fn read_once(
     rows.into_iter().map(|row| read_row(&layout, row)).collect()
 }
 
-fn read_row(layout: &SweepLayout, row: TallyRow) -> Result<PointTallies, StoreError> {
-    let (id, ticks, search_likelihood, search_judgement, confirm_likelihood, confirm_judgement) = row;
-    let corrupt = |error| StoreError::corrupt(format!("the tallies of point {id}"), error);
-    let set = |likelihood: Option<Vec<u8>>, judgement: Option<Vec<u8>>| {
-        Ok(SetTallies {
-            likelihood: likelihood
-                .map(|bytes| codec::read_likelihood_tallies(&bytes, layout.domains, layout.levels))
-                .transpose()?,
-            judgement: judgement
-                .map(|bytes| codec::read_judgement_tallies(&bytes, layout.domains, layout.levels))
-                .transpose()?,
-        })
-    };
-    Ok(PointTallies {
-        id: PointId(id),
-        point: codec::read_ticks(&ticks).map_err(corrupt)?,
-        search: set(search_likelihood, search_judgement).map_err(corrupt)?,
-        confirm: set(confirm_likelihood, confirm_judgement).map_err(corrupt)?,
-    })
-}
-
 /// The layouts of these sweeps, which have a point in common, but for one that was deleted meanwhile.
 pub(super) async fn layouts(
     store: &PostgresStore,
@@ -124,27 +102,6 @@ async fn sharers(
         .during("find the sweeps of a point")?;
     let sweeps: Vec<i64> = rows.into_iter().map(|(sweep,)| sweep).collect();
     layouts(store, connection, &sweeps).await
-}
-
-/// Tallies on the search and on the confirm queries, packed.
-pub(super) type Packed = [Option<Vec<u8>>; 2];
-
-/// A sweep's likelihood tallies of a point.
-pub(super) fn likelihood(layout: &SweepLayout, scores: &Scores) -> Packed {
-    [QuerySet::Search, QuerySet::Confirm].map(|set| {
-        layout
-            .count_scores(set, |query| scores.get(&query))
-            .map(|tallies| codec::likelihood_tallies(layout.levels, &tallies))
-    })
-}
-
-/// A sweep's judgement tallies of a point.
-fn judgement(layout: &SweepLayout, verdicts: &Verdicts) -> Packed {
-    [QuerySet::Search, QuerySet::Confirm].map(|set| {
-        layout
-            .count_verdicts(set, |query| verdicts.get(&query))
-            .map(|tallies| codec::judgement_tallies(layout.levels, &tallies))
-    })
 }
 
 /// Writes a sweep's likelihood tallies of some points.

@@ -6,8 +6,8 @@ use avsweep_domain::{Rung, SweepId};
 use sqlx::postgres::PgConnection;
 
 use super::connection::{PostgresStore, call, snapshot};
-use super::results::{narrow, wide};
 use super::sweeps;
+use crate::columns::{narrow, wide};
 use crate::error::During;
 use crate::{RungCounts, StoreError, SweepTotals, Timings};
 

@@ -2,50 +2,14 @@
 
 use std::collections::HashMap;
 
-use avsweep_domain::{JobId, Rung, SweepId, WorkerId};
+use avsweep_domain::{JobId, Rung, SweepId};
 use sqlx::postgres::PgConnection;
 
 use super::connection::{PostgresStore, call, snapshot};
-use super::results::{plain, wide};
+use super::results::plain;
+use crate::columns::{WorkerRow, kind_text, state_text, wide};
 use crate::error::During;
-use crate::{
-    Overview, RungCounts, StoreError, Timestamp, WorkerJob, WorkerKind, WorkerRecord, WorkerState,
-    WorkerStatus, codec,
-};
-
-fn kind_text(kind: WorkerKind) -> &'static str {
-    match kind {
-        WorkerKind::Worker => "worker",
-        WorkerKind::Judge => "judge",
-    }
-}
-
-fn read_kind(text: &str, name: &str) -> Result<WorkerKind, StoreError> {
-    match text {
-        "worker" => Ok(WorkerKind::Worker),
-        "judge" => Ok(WorkerKind::Judge),
-        other => Err(StoreError::corrupt(format!("worker '{name}'"), format!("kind '{other}' is unknown"))),
-    }
-}
-
-fn state_text(state: WorkerState) -> &'static str {
-    match state {
-        WorkerState::Idle => "idle",
-        WorkerState::Busy => "busy",
-        WorkerState::Draining => "draining",
-        WorkerState::Stopped => "stopped",
-    }
-}
-
-fn read_worker_state(text: &str, name: &str) -> Result<WorkerState, StoreError> {
-    match text {
-        "idle" => Ok(WorkerState::Idle),
-        "busy" => Ok(WorkerState::Busy),
-        "draining" => Ok(WorkerState::Draining),
-        "stopped" => Ok(WorkerState::Stopped),
-        other => Err(StoreError::corrupt(format!("worker '{name}'"), format!("state '{other}' is unknown"))),
-    }
-}
+use crate::{Overview, RungCounts, StoreError, Timestamp, WorkerJob, WorkerRecord, WorkerStatus, codec};
 
 /// See [`crate::Store::note_worker`].
 pub(super) async fn note(
@@ -86,49 +50,6 @@ pub(super) async fn note(
         .during(OPERATION)?;
         Ok(())
     })
-}
-
-#[derive(sqlx::FromRow)]
-struct WorkerRow {
-    name: String,
-    kind: String,
-    state: String,
-    device: String,
-    host: String,
-    version: String,
-    finished: i64,
-    failed: i64,
-    lost: i64,
-    results: i64,
-    rate: f64,
-    problem: Option<String>,
-    first_seen: i64,
-    last_seen: i64,
-}
-
-impl WorkerRow {
-    fn read(self, jobs: Vec<WorkerJob>) -> Result<WorkerRecord, StoreError> {
-        let what = || format!("worker '{}'", self.name);
-        Ok(WorkerRecord {
-            status: WorkerStatus {
-                kind: read_kind(&self.kind, &self.name)?,
-                state: read_worker_state(&self.state, &self.name)?,
-                finished: wide(self.finished, what)?,
-                failed: wide(self.failed, what)?,
-                lost: wide(self.lost, what)?,
-                results: wide(self.results, what)?,
-                worker: WorkerId(self.name),
-                device: self.device,
-                host: self.host,
-                version: self.version,
-                rate: self.rate,
-                problem: self.problem,
-            },
-            first_seen: Timestamp(self.first_seen),
-            last_seen: Timestamp(self.last_seen),
-            jobs,
-        })
-    }
 }
 
 /// See [`crate::Store::workers`].

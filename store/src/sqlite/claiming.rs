@@ -5,12 +5,15 @@ use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::connection::{SqliteStore, begin, unflushed};
-use super::results::{Decoded, narrow};
 use super::tallying::StoredPoint;
 use super::{results, sweeps, tallying};
+use crate::columns;
+use crate::columns::narrow;
 use crate::error::During;
 use crate::fair::{self, Candidate};
 use crate::layout::SweepLayout;
+use crate::point_results;
+use crate::point_results::Decoded;
 use crate::{Lease, LeaseClaim, LeaseRef, LeasedJob, StoreError, Timestamp, codec};
 
 /// A job as a report or a lease needs it.
@@ -139,7 +142,7 @@ async fn candidates(connection: &mut SqliteConnection, rungs: &str) -> Result<Ve
             Ok(Candidate {
                 sweep: SweepId(sweep),
                 priority: sweeps::read_priority(priority, SweepId(sweep))?,
-                leased: results::wide(leased, what)?,
+                leased: columns::wide(leased, what)?,
             })
         })
         .collect()
@@ -263,7 +266,7 @@ impl Lacking {
     ) -> Result<Self, StoreError> {
         let decoded = Decoded { point: job.point, decoding: layout.decoding };
         let mut transaction = begin(connection, "look up verdicts").await?;
-        let queries = results::queries_of(layout, job.slice);
+        let queries = point_results::queries_of(layout, job.slice);
         let found = results::resolve_verdicts(&mut transaction, decoded, layout.judge, &queries).await?;
         if found > 0 {
             let point = job.stored_point();

@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::connection::{SqliteStore, begin};
 use super::{results, sweeps};
+use crate::columns;
 use crate::error::During;
 use crate::{Deleted, StoreError};
 
@@ -50,7 +51,7 @@ async fn cancel(connection: &mut SqliteConnection, sweep: SweepId) -> Result<(),
     let Some((name, state)) = row else {
         return Err(sweeps::no_such_sweep(connection, &sweep.to_string()).await?);
     };
-    match sweeps::read_state(&state, sweep)? {
+    match columns::read_state(&state, sweep)? {
         state @ (SweepState::Running | SweepState::Paused) => Err(StoreError::SweepRunning { name, state }),
         SweepState::Cancelled => Ok(()),
         SweepState::Done => sweeps::write_state(connection, sweep, SweepState::Cancelled).await,
@@ -157,7 +158,7 @@ impl Step {
                 .await
                 .during(OPERATION)?;
         }
-        results::wide(points, || format!("the points of sweep {}", self.sweep))
+        columns::wide(points, || format!("the points of sweep {}", self.sweep))
     }
 
     /// Takes the points out of the sweep. What a point's number stands for stays noted, so that it is never another's.

@@ -6,8 +6,9 @@ use avsweep_domain::{LeaseToken, SweepId, SweepState};
 use sqlx::sqlite::SqliteConnection;
 
 use super::connection::{SqliteStore, begin, unflushed};
-use super::results::wide;
 use super::sweeps;
+use crate::columns;
+use crate::columns::wide;
 use crate::error::During;
 use crate::{PlanningGuard, StoreError, Timestamp};
 
@@ -107,7 +108,7 @@ pub(super) async fn finish(
     .fetch_one(&mut *transaction)
     .await
     .during(OPERATION)?;
-    match sweeps::read_state(&state, guard.sweep)? {
+    match columns::read_state(&state, guard.sweep)? {
         SweepState::Done => Ok(true),
         SweepState::Running if open == 0 => {
             sweeps::write_state(&mut transaction, guard.sweep, SweepState::Done).await?;

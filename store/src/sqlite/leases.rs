@@ -6,8 +6,8 @@ use avsweep_domain::{FailureLimits, JobId, JobState, SweepId, SweepState};
 use sqlx::sqlite::SqliteConnection;
 
 use super::connection::{SqliteStore, begin, unflushed};
-use super::results::narrow;
 use super::{results, sweeps};
+use crate::columns::narrow;
 use crate::error::During;
 use crate::{LeaseRef, LeaseStatus, StoreError, Timestamp};
 

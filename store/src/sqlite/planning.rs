@@ -8,11 +8,12 @@ use avsweep_domain::{JobState, Point, Rung, SweepId};
 use sqlx::sqlite::SqliteConnection;
 
 use super::connection::{SqliteStore, begin};
-use super::results::{Decoded, Scores};
 use super::tallying::StoredPoint;
 use super::{guards, results, sweeps, tallying};
 use crate::error::{During, PlanProblem};
 use crate::layout::SweepLayout;
+use crate::point_results;
+use crate::point_results::{Decoded, Scores};
 use crate::{NewJob, Plan, Planned, PlanningGuard, StoreError, Timestamp, check, codec};
 
 const OPERATION: &str = "plan jobs";
@@ -168,7 +169,7 @@ impl Round<'_> {
         .during(OPERATION)?;
         for (point, block) in &blocks {
             let scores = self.scores.entry(*point).or_default();
-            results::read_block(*point, block, self.layout.levels, scores)?;
+            point_results::read_block(*point, block, self.layout.levels, scores)?;
         }
         Ok(())
     }
@@ -237,7 +238,7 @@ impl Round<'_> {
                 problem: PlanProblem::NoResponse { ordinal: *ordinal },
             });
         }
-        let queries = results::queries_of(layout, job.slice);
+        let queries = point_results::queries_of(layout, job.slice);
         if results::resolve_verdicts(self.connection, decoded, layout.judge, &queries).await? > 0 {
             let ticks = codec::ticks(&job.point);
             let stored = StoredPoint { id: point.id, ticks: &ticks };

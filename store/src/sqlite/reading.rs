@@ -1,61 +1,19 @@
 //! Reading: results by page and by point, jobs by state.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
-use avsweep_domain::{JobId, JobState, Point, QuerySlice, Response, Rung, SweepId, WorkerId};
+use avsweep_domain::{JobId, JobState, Point, QuerySlice, Rung, SweepId, WorkerId};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, QueryBuilder, Sqlite};
 
 use super::connection::SqliteStore;
-use super::results::{Decoded, Scores, Verdicts, narrow, wide};
 use super::{results, sweeps};
+use crate::columns::{narrow, wide};
 use crate::error::During;
 use crate::layout::SweepLayout;
-use crate::{
-    JobFilter, JobRecord, JobStatus, NewJob, ResultPage, ResultRow, ResultValue, StoreError, Timestamp, codec,
-};
-
-/// Everything stored at one point.
-#[derive(Debug, Default)]
-struct PointResults {
-    scores: Scores,
-    responses: HashMap<i64, Response>,
-    verdicts: Verdicts,
-}
-
-impl PointResults {
-    /// The results on the sweep's queries (those wanted), by ordinal, then rung.
-    fn rows(mut self, layout: &SweepLayout, point: &Point, wanted: impl Fn(u32) -> bool) -> Vec<ResultRow> {
-        let mut rows = Vec::with_capacity(self.scores.len() + self.responses.len() + self.verdicts.len());
-        for ordinal in (0..layout.len() as u32).filter(|ordinal| wanted(*ordinal)) {
-            let Some(query) = layout.query(ordinal) else {
-                continue;
-            };
-            // Ordinals that share a query share its results; the last takes them out.
-            let last = layout.ordinals(query).last() == Some(&ordinal);
-            let values = [
-                take(&mut self.scores, query, last).map(ResultValue::Score),
-                take(&mut self.responses, query, last).map(ResultValue::Response),
-                take(&mut self.verdicts, query, last).map(ResultValue::Verdict),
-            ];
-            rows.extend(values.into_iter().flatten().map(|value| ResultRow {
-                point: point.clone(),
-                ordinal,
-                value,
-            }));
-        }
-        rows
-    }
-}
-
-fn take<T: Clone>(map: &mut HashMap<i64, T>, query: i64, remove: bool) -> Option<T> {
-    match map.entry(query) {
-        Entry::Occupied(entry) if remove => Some(entry.remove()),
-        Entry::Occupied(entry) => Some(entry.get().clone()),
-        Entry::Vacant(_) => None,
-    }
-}
+use crate::point_results;
+use crate::point_results::{Decoded, PointResults};
+use crate::{JobFilter, JobRecord, JobStatus, NewJob, ResultPage, ResultRow, StoreError, Timestamp, codec};
 
 /// See [`crate::Store::results`].
 pub(super) async fn results(
@@ -126,7 +84,12 @@ async fn page_results(
     .await
     .during(OPERATION)?;
     for (point, block) in &blocks {
-        results::read_block(*point, block, layout.levels, &mut found.entry(*point).or_default().scores)?;
+        point_results::read_block(
+            *point,
+            block,
+            layout.levels,
+            &mut found.entry(*point).or_default().scores,
+        )?;
     }
     let responses: Vec<(i64, i64, i64, String, String)> = sqlx::query_as(
         "SELECT r.point, r.query, r.tokens, r.finish, r.text
@@ -141,7 +104,7 @@ async fn page_results(
     .await
     .during(OPERATION)?;
     for (point, query, tokens, finish, text) in responses {
-        let response = results::read_response(point, tokens, &finish, text)?;
+        let response = point_results::read_response(point, tokens, &finish, text)?;
         found.entry(point).or_default().responses.insert(query, response);
     }
     let verdicts: Vec<(i64, i64, i64, Option<f64>, Option<String>)> = sqlx::query_as(
@@ -160,7 +123,7 @@ async fn page_results(
     .await
     .during(OPERATION)?;
     for (point, query, label, confidence, reason) in verdicts {
-        let verdict = results::read_verdict(point, label, confidence, reason)?;
+        let verdict = point_results::read_verdict(point, label, confidence, reason)?;
         found.entry(point).or_default().verdicts.insert(query, verdict);
     }
     Ok(found)

@@ -7,10 +7,11 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::claiming::JobRow;
 use super::connection::{SqliteStore, begin};
-use super::results::{Decoded, Scores};
 use super::{results, sweeps, tallying};
 use crate::error::{During, ReportProblem};
 use crate::layout::SweepLayout;
+use crate::point_results;
+use crate::point_results::{Decoded, Scores};
 use crate::{JobResults, LeaseRef, LeaseStatus, Report, StoreError, Timestamp, check};
 
 const OPERATION: &str = "store a report";
@@ -110,9 +111,9 @@ async fn store_results(
             let rows = by_query(layout, scores);
             let mut known = Scores::new();
             for block in &held.blocks {
-                results::read_block(job.point, block, layout.levels, &mut known)?;
+                point_results::read_block(job.point, block, layout.levels, &mut known)?;
             }
-            let (block, new) = results::new_block(layout.levels, &rows, &mut known);
+            let (block, new) = point_results::new_block(layout.levels, &rows, &mut known);
             complete(job, layout, report, |query| known.contains_key(&query))?;
             if let Some(block) = block {
                 sqlx::query("INSERT INTO score_blocks (point, scores) VALUES (?1, ?2)")

@@ -1,55 +1,18 @@
 //! Stored results of a point: reading and adding scores, responses and verdicts.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
-use avsweep_domain::{Fingerprint, FinishReason, Label, Level, QueryScore, Response, Verdict};
+use avsweep_domain::{Fingerprint, Response, Verdict};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{QueryBuilder, Sqlite};
 
 use crate::StoreError;
-use crate::codec::{self, CodecError};
 use crate::error::During;
-use crate::layout::SweepLayout;
-
-/// Scores of a point by query.
-pub(super) type Scores = HashMap<i64, QueryScore>;
-/// Verdicts of a point by query.
-pub(super) type Verdicts = HashMap<i64, Verdict>;
+use crate::point_results;
+use crate::point_results::{Decoded, Scores, Verdicts, finish_text, label_number, read_block};
 
 /// Rows of one INSERT: far below SQLite's limit on parameters.
 const ROWS_AT_ONCE: usize = 500;
-
-/// A stored number that is never negative.
-pub(super) fn wide(value: i64, what: impl Fn() -> String) -> Result<u64, StoreError> {
-    u64::try_from(value).map_err(|_| StoreError::corrupt(what(), format!("{value} is negative")))
-}
-
-/// A stored number that fits 32 bits and is never negative.
-pub(super) fn narrow(value: i64, what: impl Fn() -> String) -> Result<u32, StoreError> {
-    u32::try_from(value)
-        .map_err(|_| StoreError::corrupt(what(), format!("{value} is out of its field's range")))
-}
-
-/// A point's number and its decode settings: what responses hang on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Decoded {
-    pub(super) point: i64,
-    pub(super) decoding: i64,
-}
-
-/// Adds a block's scores to what is known of a point.
-pub(super) fn read_block(
-    point: i64,
-    block: &[u8],
-    levels: usize,
-    scores: &mut Scores,
-) -> Result<(), StoreError> {
-    codec::read_score_block(block, levels, |query, score| {
-        scores.entry(query).or_insert(score);
-    })
-    .map_err(|error: CodecError| StoreError::corrupt(format!("a score block of point {point}"), error))
-}
 
 /// Every score of a point.
 pub(super) async fn scores(
@@ -68,23 +31,6 @@ pub(super) async fn scores(
         read_block(point, block, levels, &mut scores)?;
     }
     Ok(scores)
-}
-
-/// The block of those of some scores that are new at a point, and how many they are; they become known.
-pub(super) fn new_block(
-    levels: usize,
-    results: &[(i64, &QueryScore)],
-    known: &mut Scores,
-) -> (Option<Vec<u8>>, u64) {
-    let mut new = Vec::with_capacity(results.len());
-    for (query, score) in results {
-        if let Entry::Vacant(entry) = known.entry(*query) {
-            entry.insert((*score).clone());
-            new.push((*query, *score));
-        }
-    }
-    let count = new.len() as u64;
-    ((count > 0).then(|| codec::score_block(levels, new)), count)
 }
 
 /// The queries that a point has a response to, each with the response's hash.
@@ -117,25 +63,9 @@ pub(super) async fn responses(
     .during("read responses")?;
     rows.into_iter()
         .map(|(query, tokens, finish, text)| {
-            Ok((query, read_response(decoded.point, tokens, &finish, text)?))
+            Ok((query, point_results::read_response(decoded.point, tokens, &finish, text)?))
         })
         .collect()
-}
-
-/// A response from its columns.
-pub(super) fn read_response(
-    point: i64,
-    tokens: i64,
-    finish: &str,
-    text: String,
-) -> Result<Response, StoreError> {
-    let what = || format!("a response of point {point}");
-    let finish = match finish {
-        "stop" => FinishReason::Stop,
-        "length" => FinishReason::Length,
-        other => return Err(StoreError::corrupt(what(), format!("finish reason '{other}' is unknown"))),
-    };
-    Ok(Response { text, tokens: narrow(tokens, what)?, finish })
 }
 
 /// Adds responses to a point, leaving out queries that it has one for. Returns how many were new.
@@ -155,10 +85,7 @@ pub(super) async fn add_responses(
                 .push_bind(*query)
                 .push_bind(Fingerprint::of(response.text.as_bytes()).as_bytes().to_vec())
                 .push_bind(i64::from(response.tokens))
-                .push_bind(match response.finish {
-                    FinishReason::Stop => "stop",
-                    FinishReason::Length => "length",
-                })
+                .push_bind(finish_text(response.finish))
                 .push_bind(response.text.clone());
         });
         insert.push(" ON CONFLICT DO NOTHING");
@@ -187,29 +114,9 @@ pub(super) async fn verdicts(
     .during("read verdicts")?;
     rows.into_iter()
         .map(|(query, label, confidence, reason)| {
-            Ok((query, read_verdict(decoded.point, label, confidence, reason)?))
+            Ok((query, point_results::read_verdict(decoded.point, label, confidence, reason)?))
         })
         .collect()
-}
-
-const UNCLEAR: i64 = -1;
-const REFUSED: i64 = -2;
-
-/// A verdict from its columns.
-pub(super) fn read_verdict(
-    point: i64,
-    label: i64,
-    confidence: Option<f64>,
-    reason: Option<String>,
-) -> Result<Verdict, StoreError> {
-    let label = match label {
-        UNCLEAR => Label::Unclear,
-        REFUSED => Label::Refused,
-        level => Label::Level(Level(u8::try_from(level).map_err(|_| {
-            StoreError::corrupt(format!("a verdict of point {point}"), format!("label {level} is unknown"))
-        })?)),
-    };
-    Ok(Verdict { label, confidence, reason })
 }
 
 /// Adds verdicts on a point's responses, leaving out those that are there for the same query, response and judge.
@@ -240,11 +147,7 @@ pub(super) async fn add_verdicts(
             row.push_bind(judge)
                 .push_bind(*query)
                 .push_bind(hash.clone())
-                .push_bind(match verdict.label {
-                    Label::Level(level) => i64::from(level.0),
-                    Label::Unclear => UNCLEAR,
-                    Label::Refused => REFUSED,
-                })
+                .push_bind(label_number(verdict.label))
                 .push_bind(verdict.confidence)
                 .push_bind(verdict.reason.clone());
         });
@@ -282,11 +185,6 @@ pub(super) async fn resolve_verdicts(
     .await
     .during("look up verdicts")?;
     Ok(done.rows_affected())
-}
-
-/// The queries of a slice, each once.
-pub(super) fn queries_of(layout: &SweepLayout, slice: avsweep_domain::QuerySlice) -> Vec<i64> {
-    layout.missing(slice, |_| false).into_iter().map(|(_, query)| query).collect()
 }
 
 /// Numbers as a JSON array, the form in which SQLite takes a list.

@@ -8,8 +8,9 @@ use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::connection::{SqliteStore, begin};
-use super::results::{narrow, wide};
 use super::workers;
+use crate::check;
+use crate::columns::{narrow, read_fingerprint, read_state, wide};
 use crate::error::During;
 use crate::layout::{SweepKeys, SweepLayout};
 use crate::{Created, RungCounts, StoreError, SweepRecord, SweepTotals, Timestamp, Timings};
@@ -44,7 +45,7 @@ pub(super) async fn create(
     now: Timestamp,
 ) -> Result<Created, StoreError> {
     const OPERATION: &str = "create sweep";
-    let text = storable(definition)?;
+    let text = check::definition(definition)?;
     let fingerprint = definition.fingerprint();
     let mut writer = store.writer(OPERATION).await?;
     let mut transaction = begin(&mut writer, OPERATION).await?;
@@ -151,28 +152,6 @@ pub(super) async fn create(
         .during(OPERATION)?;
     transaction.commit().await.during(OPERATION)?;
     Ok(Created { id: SweepId(id), created: true, state: SweepState::Running })
-}
-
-/// The definition's text, checked to be a sound definition and to read back as it is.
-fn storable(definition: &SweepDefinition) -> Result<String, StoreError> {
-    let name = || definition.name.clone();
-    definition.check().map_err(|source| StoreError::BadDefinition { name: name(), source })?;
-    let unstorable = |problem: String| StoreError::Unstorable { name: name(), problem };
-    let levels = definition.levels.len();
-    if let Some(entry) = definition.queries().find(|entry| entry.query.references.len() != levels) {
-        // Its scores would be of another shape than those another sweep stores for the same query.
-        return Err(unstorable(format!(
-            "query '{}' has {} references; one for each of {levels} levels is wanted",
-            entry.query.id,
-            entry.query.references.len()
-        )));
-    }
-    let text = serde_json::to_string(definition).map_err(|error| unstorable(error.to_string()))?;
-    let back: SweepDefinition = serde_json::from_str(&text).map_err(|error| unstorable(error.to_string()))?;
-    if back != *definition {
-        return Err(unstorable("a number in it does not survive being written as JSON".to_owned()));
-    }
-    Ok(text)
 }
 
 async fn intern(
@@ -453,20 +432,9 @@ async fn known(
     Ok(known)
 }
 
-pub(super) fn read_state(text: &str, id: SweepId) -> Result<SweepState, StoreError> {
-    text.parse().map_err(|problem: String| StoreError::corrupt(format!("the state of sweep {id}"), problem))
-}
-
 /// A sweep's priority from its column.
 pub(super) fn read_priority(priority: i64, id: SweepId) -> Result<i32, StoreError> {
     i32::try_from(priority).map_err(|_| {
         StoreError::corrupt(format!("sweep {id}"), format!("priority {priority} is out of range"))
     })
-}
-
-fn read_fingerprint(bytes: &[u8], what: impl Fn() -> String) -> Result<Fingerprint, StoreError> {
-    bytes
-        .try_into()
-        .map(Fingerprint::from_bytes)
-        .map_err(|_| StoreError::corrupt(what(), format!("its fingerprint has {} bytes", bytes.len())))
 }

@@ -2,23 +2,23 @@
 
 use std::sync::Arc;
 
-use avsweep_domain::{PointId, PointTallies, QuerySet, SetTallies, SweepId};
+use avsweep_domain::{PointTallies, SweepId};
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
 use super::connection::SqliteStore;
-use super::results::{Decoded, Scores, Verdicts};
 use super::{results, sweeps};
 use crate::error::During;
 use crate::layout::SweepLayout;
+use crate::packed_tallies;
+use crate::packed_tallies::{TallyRow, judgement, read_row};
+use crate::point_results::{Decoded, Scores, Verdicts};
 use crate::{PointFilter, StoreError, codec};
 
 /// Above this many points asked for, reading all of them and choosing is faster.
 const FEW_POINTS: usize = 2000;
 /// Points of one packed row.
 const POINTS_AT_ONCE: i64 = 512;
-
-type TallyRow = (i64, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>);
 
 /// See [`crate::Store::tallies`].
 pub(super) async fn read(
@@ -135,27 +135,6 @@ fn unpack(mut packed: &[u8], rows: &mut Vec<TallyRow>) -> Option<()> {
     Some(())
 }
 
-fn read_row(layout: &SweepLayout, row: TallyRow) -> Result<PointTallies, StoreError> {
-    let (id, ticks, search_likelihood, search_judgement, confirm_likelihood, confirm_judgement) = row;
-    let corrupt = |error| StoreError::corrupt(format!("the tallies of point {id}"), error);
-    let set = |likelihood: Option<Vec<u8>>, judgement: Option<Vec<u8>>| {
-        Ok(SetTallies {
-            likelihood: likelihood
-                .map(|bytes| codec::read_likelihood_tallies(&bytes, layout.domains, layout.levels))
-                .transpose()?,
-            judgement: judgement
-                .map(|bytes| codec::read_judgement_tallies(&bytes, layout.domains, layout.levels))
-                .transpose()?,
-        })
-    };
-    Ok(PointTallies {
-        id: PointId(id),
-        point: codec::read_ticks(&ticks).map_err(corrupt)?,
-        search: set(search_likelihood, search_judgement).map_err(corrupt)?,
-        confirm: set(confirm_likelihood, confirm_judgement).map_err(corrupt)?,
-    })
-}
-
 /// A point of some sweep: its number and its ticks as stored.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StoredPoint<'a> {
@@ -181,15 +160,6 @@ pub(super) async fn sharers(
     Ok(layouts)
 }
 
-/// A sweep's likelihood tallies of a point, packed: on the search and on the confirm queries.
-pub(super) fn likelihood(layout: &SweepLayout, scores: &Scores) -> [Option<Vec<u8>>; 2] {
-    [QuerySet::Search, QuerySet::Confirm].map(|set| {
-        layout
-            .count_scores(set, |query| scores.get(&query))
-            .map(|tallies| codec::likelihood_tallies(layout.levels, &tallies))
-    })
-}
-
 /// Brings a point's likelihood tallies up to date in these sweeps.
 pub(super) async fn refresh_likelihood(
     connection: &mut SqliteConnection,
@@ -198,7 +168,7 @@ pub(super) async fn refresh_likelihood(
     scores: &Scores,
 ) -> Result<(), StoreError> {
     for layout in layouts {
-        let [search, confirm] = likelihood(layout, scores);
+        let [search, confirm] = packed_tallies::likelihood(layout, scores);
         sqlx::query(
             "UPDATE sweep_points SET search_likelihood = ?3, confirm_likelihood = ?4
              WHERE sweep = ?1 AND ticks = ?2",
@@ -223,19 +193,15 @@ pub(super) async fn refresh_judgement(
     verdicts: &Verdicts,
 ) -> Result<(), StoreError> {
     for layout in layouts.iter().filter(|layout| (layout.decoding, layout.judge) == (decoding, judge)) {
-        let packed = |set| {
-            layout
-                .count_verdicts(set, |query| verdicts.get(&query))
-                .map(|tallies| codec::judgement_tallies(layout.levels, &tallies))
-        };
+        let [search, confirm] = judgement(layout, verdicts);
         sqlx::query(
             "UPDATE sweep_points SET search_judgement = ?3, confirm_judgement = ?4
              WHERE sweep = ?1 AND ticks = ?2",
         )
         .bind(layout.id.0)
         .bind(point.ticks)
-        .bind(packed(QuerySet::Search))
-        .bind(packed(QuerySet::Confirm))
+        .bind(search)
+        .bind(confirm)
         .execute(&mut *connection)
         .await
         .during("store tallies")?;
