@@ -10,6 +10,7 @@ use avsweep_domain::SweepDefinition;
 use avsweep_proto::v1;
 use avsweep_proto::v1::sweep_service_client::SweepServiceClient;
 use avsweep_transport::Transport;
+use clap::parser::ValueSource;
 
 use crate::arguments::{ConnectionArguments, StoreLocation};
 use crate::embedded::{Access, Embedded};
@@ -21,7 +22,12 @@ use crate::sweep_file;
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
     /// In a store of this machine.
-    Store(StoreLocation),
+    Store {
+        /// Where.
+        location: StoreLocation,
+        /// Somebody has named it.
+        named: bool,
+    },
     /// With a coordinator.
     Coordinator(ConnectionArguments),
 }
@@ -29,9 +35,13 @@ pub(crate) enum Place {
 impl Place {
     /// The coordinator if one is named, else the store. A `--store` on the command line goes before a coordinator
     /// that only the environment names.
-    pub(crate) fn new(store: StoreLocation, store_given: bool, connection: ConnectionArguments) -> Self {
-        if connection.urls().is_empty() || store_given {
-            Self::Store(store)
+    pub(crate) fn new(
+        store: StoreLocation,
+        source: Option<ValueSource>,
+        connection: ConnectionArguments,
+    ) -> Self {
+        if connection.urls().is_empty() || source == Some(ValueSource::CommandLine) {
+            Self::Store { location: store, named: source != Some(ValueSource::DefaultValue) }
         } else {
             Self::Coordinator(connection)
         }
@@ -40,11 +50,18 @@ impl Place {
     /// The flag that names it again, with a space before; nothing where the default finds it.
     pub(crate) fn flag(&self) -> String {
         match self {
-            Self::Store(store) if store.file() == Some(std::path::Path::new("avsweep.db")) => String::new(),
-            Self::Store(store) => format!(" --store {}", output::shell(store)),
+            Self::Store { location, .. } if location.file() == Some(std::path::Path::new("avsweep.db")) => {
+                String::new()
+            }
+            Self::Store { location: store, .. } => format!(" --store {}", output::shell(store)),
             Self::Coordinator(_) if std::env::var_os("AVSWEEP_COORDINATOR").is_some() => String::new(),
             Self::Coordinator(connection) => format!(" --coordinator {}", connection.urls().join(",")),
         }
+    }
+
+    /// Whether it is a store only because nothing else was said.
+    pub(crate) fn is_default(&self) -> bool {
+        matches!(self, Self::Store { named: false, .. })
     }
 
     /// Whether it is a coordinator elsewhere.
@@ -56,7 +73,7 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Store(store) => write!(f, "store {store}"),
+            Self::Store { location, .. } => write!(f, "store {location}"),
             Self::Coordinator(connection) => write!(f, "coordinator {}", connection.urls().join(", ")),
         }
     }
@@ -76,8 +93,8 @@ impl Connection {
     /// When the store cannot be opened, or the coordinator's address, token or certificates are no good.
     pub(crate) async fn open(place: &Place, access: Access) -> Result<Self> {
         match place {
-            Place::Store(store) => {
-                let embedded = Embedded::open(store, access).await?;
+            Place::Store { location, .. } => {
+                let embedded = Embedded::open(location, access).await?;
                 Ok(Self { transport: embedded.transport(), embedded: Some(embedded) })
             }
             Place::Coordinator(connection) => {

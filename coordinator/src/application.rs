@@ -1,7 +1,6 @@
 //! The use cases: one method each, in domain and store types.
 
 pub(crate) mod answering;
-pub(crate) mod history;
 pub(crate) mod leasing;
 mod pace;
 pub(crate) mod progress;

@@ -6,7 +6,6 @@ use avsweep_domain::LeaseToken;
 use avsweep_store::Store;
 use tokio_util::sync::CancellationToken;
 
-use crate::application::history::HistoryCache;
 use crate::application::workers::WorkerNotes;
 use crate::clock::DatabaseClock;
 use crate::metrics::{GaugeCache, MeasuredStore, Metrics};
@@ -29,7 +28,6 @@ pub struct Coordinator {
     pub(crate) settings: Settings,
     pub(crate) signals: Signals,
     pub(crate) cursors: Cursors,
-    pub(crate) history: HistoryCache,
     pub(crate) workers: WorkerNotes,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) gauge_cache: GaugeCache,
@@ -76,7 +74,6 @@ impl Coordinator {
             settings,
             signals: Signals::default(),
             cursors: Cursors::default(),
-            history: HistoryCache::default(),
             workers: WorkerNotes::default(),
             metrics,
             gauge_cache: GaugeCache::default(),

@@ -7,7 +7,7 @@ use avsweep_coordinator::{Clock, Coordinator, Settings, TokenSource};
 use avsweep_domain::{FailureLimits, WorkerId};
 use avsweep_judge::LoopOptions;
 use avsweep_lease::{Backoff, Jitter, OnCoordinatorLost, Shutdown};
-use avsweep_store::Store;
+use avsweep_store::SqliteStore;
 use avsweep_worker::{Worker, WorkerOptions};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -33,13 +33,13 @@ fn settings() -> Settings {
         lease_duration: LEASE,
         failure_limits: LIMITS,
         max_wait: Duration::from_secs(5),
-        wait_poll_interval: Duration::from_secs(1),
-        max_queries_per_job: 4,
+        wait_poll_interval: Duration::from_secs(2),
+        max_queries_per_job: 3,
         max_jobs_per_plan: 5,
         low_water: 4,
-        planner_interval: Duration::from_secs(3),
+        planner_interval: Duration::from_secs(6),
         planning_duration: Duration::from_secs(4),
-        reaper_interval: Duration::from_secs(2),
+        reaper_interval: Duration::from_secs(4),
         ..Settings::default()
     }
 }
@@ -70,7 +70,7 @@ struct Puller {
 pub(crate) struct Cluster {
     pub(crate) world: Arc<World>,
     pub(crate) network: Arc<Network>,
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) store: Arc<SqliteStore>,
     pub(crate) laws: Arc<Mutex<Laws>>,
     /// A coordinator has ended by its fuse.
     pub(crate) crashed: Arc<Notify>,
@@ -84,7 +84,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn new(
         world: Arc<World>,
-        store: Arc<dyn Store>,
+        store: Arc<SqliteStore>,
         coordinators: usize,
         pullers: Vec<Kind>,
         sabotage: Option<Sabotage>,

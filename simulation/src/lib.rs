@@ -74,7 +74,13 @@ pub fn run_schedules(
     let next = AtomicU64::new(seeds.start);
     let over = AtomicBool::new(false);
     let take = Mutex::new(take);
-    let work = || {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let work = |thread: usize| {
+        // A schedule and its database's thread take turns and never run at once. On one core that is a change of
+        // threads; between two it would be the waking of a sleeping core, some hundred thousand times.
+        if let Some(core) = cores.get(thread % cores.len().max(1)) {
+            core_affinity::set_for_current(*core);
+        }
         while !over.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end {
@@ -95,7 +101,8 @@ pub fn run_schedules(
         Ok(())
     };
     std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads.get()).map(|_| scope.spawn(work)).collect();
+        let work = &work;
+        let running: Vec<_> = (0..threads.get()).map(|thread| scope.spawn(move || work(thread))).collect();
         running.into_iter().try_for_each(|thread| match thread.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),

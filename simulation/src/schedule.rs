@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use avsweep_domain::{JobState, Rung, SweepDefinition, SweepState};
 use avsweep_proto::v1;
-use avsweep_store::{SqliteStore, SqliteStoreOptions, Store};
+use avsweep_store::{SqliteStore, SqliteStoreOptions};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -23,8 +23,10 @@ use crate::{Outcome, Sabotage};
 
 /// Longest simulated time until the sweeps are done once everything is healed.
 const HEALED: Duration = Duration::from_secs(900);
-/// How often ended processes are looked for, and whether the sweeps are done.
+/// How often ended processes are looked for.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often a user looks whether the sweeps are done, once everything is healed.
+const LOOK_AT_END: Duration = Duration::from_secs(3);
 /// A schedule that goes on after this many steps never ends.
 const MOST_STEPS: u64 = 200_000;
 
@@ -122,7 +124,7 @@ async fn simulate(
     sabotage: Option<Sabotage>,
 ) -> anyhow::Result<(Outcome, Option<Export>)> {
     let world = Arc::new(World::new(seed));
-    let store: Arc<dyn Store> = Arc::new(at_once(SqliteStore::open(&SqliteStoreOptions::memory()))?);
+    let store = Arc::new(at_once(SqliteStore::open(&SqliteStoreOptions::memory()))?);
     let shape = calm.unwrap_or_else(|| Shape::ALL[world.below(Shape::ALL.len() as u64) as usize]);
     let workers = 1 + world.below(3) as usize;
     let judges = 1 + world.below(2) as usize;
@@ -214,7 +216,8 @@ impl Schedule {
         world.set_weather(Weather::draw(&world));
         if world.below(4) == 0 {
             let definition = &self.definitions[0];
-            let point = definition.space.grid_point(world.below(9));
+            let points = definition.space.grid_size().unwrap_or(1);
+            let point = definition.space.grid_point(world.below(points));
             let rung = if world.below(2) == 0 { Rung::Likelihood } else { Rung::Generation };
             world.log(format_args!("evaluating {rung} at {point:?} always fails"));
             world.set_poison(point.map(|point| (point, rung)));
@@ -233,7 +236,7 @@ impl Schedule {
         }
         self.at(self.pause, Action::Trouble);
         self.at(LOOK, Action::Look);
-        let end = Instant::now() + self.seconds(40, 150);
+        let end = Instant::now() + self.seconds(30, 100);
         while let Some(((time, number), action)) = self.agenda.pop_first() {
             if time >= end || self.is_done() {
                 break;
@@ -462,7 +465,7 @@ impl Schedule {
             let steps = self.cluster.laws.lock().unwrap_or_else(PoisonError::into_inner).steps();
             ensure!(Instant::now() < end, "not done within {HEALED:?} after everything was healed: {open:?}");
             ensure!(steps < MOST_STEPS, "not done after {steps} steps: {open:?}");
-            sleep(LOOK).await;
+            sleep(LOOK_AT_END).await;
         }
         self.at_rest()
     }

@@ -12,7 +12,7 @@ use avsweep_domain::{
 use avsweep_store::{
     Created, Deleted, JobFilter, JobRecord, JobResults, JobStatus, LeaseClaim, LeaseRef, LeaseStatus,
     LeasedJob, NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow,
-    Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
+    SqliteStore, Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
 };
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -75,7 +75,7 @@ impl Life {
 pub(crate) struct SimulatedStore {
     pub(crate) name: String,
     pub(crate) world: Arc<World>,
-    pub(crate) inner: Arc<dyn Store>,
+    pub(crate) inner: Arc<SqliteStore>,
     pub(crate) laws: Arc<Mutex<Laws>>,
     pub(crate) life: Arc<Life>,
     pub(crate) sabotage: Option<Sabotage>,
@@ -139,7 +139,7 @@ impl SimulatedStore {
     ) -> Result<T, StoreError> {
         self.pause().await;
         let answer = at_once(call);
-        let ruling = self.laws().after_step(self.inner.as_ref(), |laws, seen| law(laws, &answer, seen));
+        let ruling = self.laws().after_step(&self.inner, |laws, seen| law(laws, &answer, seen));
         match ruling {
             Ok(text) => self.world.log(format_args!("{}: {operation} {text}", self.name)),
             Err(problem) => self.world.break_law(format!("{}: {operation}: {problem}", self.name)),

@@ -55,7 +55,7 @@ impl Shape {
 struct Recipe {
     name: &'static str,
     base: &'static str,
-    /// Five by three points instead of three by three.
+    /// Five by two points instead of three by two.
     wide: bool,
     /// The first query's number.
     shift: usize,
@@ -79,8 +79,8 @@ fn definition(recipe: Recipe, likelihood: Coverage, generation: Coverage) -> any
     let step = if recipe.wide { 5000 } else { 10_000 };
     let domains = ["medical", "legal"].map(|name| DomainDefinition {
         name: name.to_owned(),
-        search: (0..3).map(|index| query(name, index + recipe.shift)).collect(),
-        confirm: (10..12).map(|index| query(name, index)).collect(),
+        search: (0..2).map(|index| query(name, index + recipe.shift)).collect(),
+        confirm: vec![query(name, 10)],
     });
     let definition = SweepDefinition {
         name: recipe.name.to_owned(),
@@ -90,7 +90,7 @@ fn definition(recipe: Recipe, likelihood: Coverage, generation: Coverage) -> any
             fingerprint: Fingerprint::of(recipe.base.as_bytes()),
         },
         vectors: vec![vector("medical"), vector("legal")],
-        space: Space::new(vec![knob("alpha", 0, step)?, knob("beta", 1, 10_000)?])?,
+        space: Space::new(vec![knob("alpha", 0, step)?, knob("beta", 1, 20_000)?])?,
         levels: Levels::default(),
         domains: domains.to_vec(),
         strategy: Strategy::Grid,

@@ -52,9 +52,9 @@ pub(crate) struct Arguments {
     )]
     pub store: StoreLocation,
 
-    /// Whether `--store` stands on the command line.
+    /// Where the store's name comes from: the command line, the environment or the default.
     #[arg(skip)]
-    pub store_given: bool,
+    pub store_source: Option<ValueSource>,
 
     /// Table for people or JSON for programs.
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
@@ -91,9 +91,9 @@ impl Arguments {
             deepest = inner;
         }
         // A global argument is copied down to the subcommand that was called.
-        let store_given = deepest.value_source("store") == Some(ValueSource::CommandLine);
+        let store_source = deepest.value_source("store");
         match Self::from_arg_matches_mut(&mut matches) {
-            Ok(arguments) => Self { store_given, ..arguments },
+            Ok(arguments) => Self { store_source, ..arguments },
             Err(error) => error.format(&mut Self::command()).exit(),
         }
     }

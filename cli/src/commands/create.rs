@@ -10,6 +10,7 @@ use crate::connection::{Connection, Place, explain};
 use crate::embedded::Access;
 use crate::output;
 use crate::sweep_file::{self, LoadedSweep};
+use crate::usage::UsageError;
 
 #[derive(Serialize)]
 struct CreatedOutput {
@@ -24,6 +25,14 @@ struct CreatedOutput {
 
 /// `avsweep sweep create`
 pub(super) async fn run(place: &Place, arguments: &CreateArguments, format: Format) -> Result<Outcome> {
+    if place.is_default() {
+        return Err(UsageError::new(format!(
+            "no coordinator is named. To run the sweep here: avsweep run {0}. To give it to a cluster: --coordinator URL \
+             (or AVSWEEP_COORDINATOR). To write it into a store that a coordinator will open: --store FILE",
+            output::shell(arguments.file.display())
+        ))
+        .into());
+    }
     let LoadedSweep { definition, unused_queries } =
         sweep_file::load(&arguments.file, &arguments.cache.folder()).await?;
     for (domain, unused) in unused_queries {

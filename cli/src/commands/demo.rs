@@ -55,7 +55,7 @@ pub(super) async fn run(arguments: &DemoArguments, format: Format) -> Result<Out
         folder.display()
     ));
     let file = folder.join("coarse.yaml");
-    let place = Place::Store(StoreLocation::File(folder.join("avsweep.db")));
+    let place = Place::Store { location: StoreLocation::File(folder.join("avsweep.db")), named: true };
     let cache = CacheArguments { cache: None }.folder();
     let loaded = sweep_file::load(&file, &cache).await?;
     let (outcome, best) = run_definition(&place, &loaded.definition, None, &cache).await?;

@@ -64,8 +64,9 @@ impl Outcome {
 /// # Errors
 /// Says what went wrong and what to do next.
 pub(crate) async fn run(arguments: Arguments) -> Result<Outcome> {
-    let Arguments { store, store_given, output: format, command, .. } = arguments;
-    let place = |connection: &ConnectionArguments| Place::new(store.clone(), store_given, connection.clone());
+    let Arguments { store, store_source, output: format, command, .. } = arguments;
+    let place =
+        |connection: &ConnectionArguments| Place::new(store.clone(), store_source, connection.clone());
     let done = match command {
         Command::Demo(arguments) => return demo::run(&arguments, format).await,
         Command::Run(arguments) => return run::run(&store, &arguments, format).await,

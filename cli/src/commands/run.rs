@@ -37,7 +37,7 @@ pub(super) async fn run(store: &StoreLocation, arguments: &RunArguments, format:
         output::print(format, &counts, Counts::write)?;
         return Ok(Outcome::Done);
     }
-    let place = Place::Store(store.clone());
+    let place = Place::Store { location: store.clone(), named: true };
     let (outcome, best) =
         run_definition(&place, &definition, arguments.threads, &arguments.cache.folder()).await?;
     if outcome != Outcome::Interrupted {

@@ -230,6 +230,17 @@ fn a_checked_file_tells_how_much_there_is_to_do() {
 }
 
 #[test]
+fn a_sweep_that_nobody_would_run_is_not_created() {
+    let folder = TempDir::new().expect("a temporary folder");
+    SweepText::new("lonely", "1").write(folder.path());
+    let mut create = avsweep(folder.path());
+    create.env_remove("AVSWEEP_STORE").args(["sweep", "create", "sweep.yaml"]);
+    let error = misuse(&mut create);
+    assert!(error.contains("avsweep run sweep.yaml") && error.contains("--coordinator"), "{error}");
+    assert!(!folder.path().join("avsweep.db").exists(), "no store is made either");
+}
+
+#[test]
 fn a_sweep_of_a_store_is_steered_without_a_coordinator() {
     let folder = TempDir::new().expect("a temporary folder");
     SweepText::new("steered", "1").write(folder.path());

@@ -1,7 +1,10 @@
 //! The best points of targets.
 
-use avsweep_domain::{Aggregate, Coverage, QuerySet, Reading, SweepDefinition, Target};
+use avsweep_domain::{
+    Aggregate, Coverage, PointTallies, QuerySet, Reading, SweepDefinition, SweepId, Target,
+};
 use avsweep_search::{Answer, MAX_TARGETS, Ranking, all_targets};
+use avsweep_store::PointFilter;
 
 use crate::{Coordinator, CoordinatorError};
 
@@ -26,6 +29,11 @@ pub(crate) struct Answers {
 }
 
 impl Coordinator {
+    /// Every point of a sweep with its tallies, as they are now: another sweep's report at a shared point counts too.
+    pub(crate) async fn tallies(&self, sweep: SweepId) -> Result<Vec<PointTallies>, CoordinatorError> {
+        Ok(self.store.tallies(sweep, PointFilter::All).await?)
+    }
+
     /// The best point of each target.
     pub(crate) async fn best_points(&self, question: Question) -> Result<Answers, CoordinatorError> {
         let record = self.store.find_sweep(&question.sweep).await?;
@@ -41,7 +49,7 @@ impl Coordinator {
             question.targets
         };
         let reading = question.reading.unwrap_or_else(|| definition.default_reading());
-        let history = self.history(record.id).await?;
+        let history = self.tallies(record.id).await?;
         let aggregate = question.aggregate;
         let answers = self.compute(move || {
             let ranking = Ranking::new(&definition, &history, reading);

@@ -188,7 +188,7 @@ impl SweepService for SweepEdge {
         request: Request<v1::ReadTalliesRequest>,
     ) -> Result<Response<Self::ReadTalliesStream>, Status> {
         let sweep = self.find(&request.into_inner().sweep).await?;
-        let history = self.0.history(sweep).await.map_err(|error| refused(&error))?;
+        let history = self.0.tallies(sweep).await.map_err(|error| refused(&error))?;
         let pages = (0..history.len().div_ceil(TALLIES_PAGE)).map(move |page| {
             let start = page * TALLIES_PAGE;
             let points = &history[start..history.len().min(start + TALLIES_PAGE)];

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use avsweep_domain::{JobId, JobState, Rung, SweepId, SweepState};
-use avsweep_store::{JobFilter, JobRecord, RungCounts, Store, StoreError, SweepTotals};
+use avsweep_store::{JobFilter, JobRecord, RungCounts, SqliteStore, Store, StoreError, SweepTotals};
 
 /// More jobs than a schedule has.
 const EVERY_JOB: u32 = 1_000_000;
@@ -32,7 +32,7 @@ pub(super) struct Change<'o> {
 }
 
 impl Observation {
-    pub(super) async fn look(store: &dyn Store) -> Result<Self, StoreError> {
+    pub(super) async fn look(store: &SqliteStore) -> Result<Self, StoreError> {
         let mut sweeps = BTreeMap::new();
         for record in store.sweeps().await? {
             let filter =

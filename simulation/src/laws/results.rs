@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use avsweep_domain::{Fingerprint, Point, Query, Rung, SweepDefinition, SweepId};
-use avsweep_store::{JobRecord, JobResults, Report, ResultRow, ResultValue, Store};
+use avsweep_store::{JobRecord, JobResults, Report, ResultRow, ResultValue, SqliteStore, Store};
 
 use super::{Laws, ensure};
 use crate::store::at_once;
@@ -84,7 +84,7 @@ impl Laws {
     /// What is stored at a point is what was acknowledged there, and right.
     pub(super) fn point_is_right(
         &mut self,
-        store: &dyn Store,
+        store: &SqliteStore,
         sweep: SweepId,
         point: &Point,
     ) -> Result<(), String> {
@@ -133,7 +133,7 @@ impl Laws {
     /// A job that was closed has a result for every query.
     pub(super) fn is_complete(
         &self,
-        store: &dyn Store,
+        store: &SqliteStore,
         sweep: SweepId,
         job: &JobRecord,
     ) -> Result<(), String> {
@@ -148,7 +148,7 @@ impl Laws {
     }
 
     /// Every stored result of every sweep is right.
-    pub(crate) fn every_result(&mut self, store: &dyn Store) -> Result<(), String> {
+    pub(crate) fn every_result(&mut self, store: &SqliteStore) -> Result<(), String> {
         let sweeps: Vec<SweepId> = self.seen.sweeps.keys().copied().collect();
         for sweep in sweeps {
             let mut after = None;

@@ -116,6 +116,19 @@ impl SqliteStore {
         self.writer.into_inner().close().await.during("close store")
     }
 
+    /// Rows that this store's own writing connection has inserted, changed or deleted since it was opened, by SQLite's
+    /// count. Where it has not grown, nothing was written.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn changed_rows(&self) -> Result<u64, StoreError> {
+        const OPERATION: &str = "count changed rows";
+        let mut writer = self.writer(OPERATION).await?;
+        let rows: i64 =
+            sqlx::query_scalar("SELECT total_changes()").fetch_one(&mut *writer).await.during(OPERATION)?;
+        crate::columns::wide(rows, || "the count of changed rows".to_owned())
+    }
+
     /// The writing connection, once nobody else has it.
     pub(super) async fn writer(
         &self,
