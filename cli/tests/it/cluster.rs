@@ -198,6 +198,61 @@ fn ctrl_c_ends_a_worker_with_code_130_and_a_job_goes_to_another() {
 }
 
 #[test]
+fn a_worker_that_cannot_drain_in_time_ends_with_code_143_and_its_job_goes_to_another() {
+    let cluster = Cluster::new();
+    sweep().write(cluster.folder());
+    succeed(&mut cluster.user(&["sweep", "create", "sweep.yaml"]));
+    // Only who holds a job has anything to drain; a worker that is just asking for one ends at once.
+    let held = (0..10).any(|number| {
+        let mut worker = cluster.worker(&format!("late {number}"), &["--drain", "1"]);
+        until("it has finished a job", || {
+            let seen = workers(&cluster);
+            let done = |worker: &&Value| worker["finished"].as_u64() > Some(0);
+            seen.iter().filter(done).find(|worker| worker["worker"] == format!("late {number}")).map(drop)
+        });
+        cluster.coordinator.signal(Signal::STOP);
+        let code = worker.terminate();
+        cluster.coordinator.signal(Signal::CONT);
+        assert!(matches!(code, Some(0 | 143)), "{code:?}: {}", worker.said());
+        code == Some(143)
+    });
+    assert!(held, "none of ten workers held a job");
+    let (_other, _judge) = (cluster.worker("other", &[]), cluster.judge("judge"));
+    let watched = succeed(&mut cluster.user(&["sweep", "watch", SWEEP, "--output", "json"]));
+    assert_eq!(last_line(&watched)["state"], "done");
+    has_the_undisturbed_answer(&cluster);
+}
+
+#[test]
+fn a_coordinator_waits_for_its_database_as_long_as_it_is_told_to() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (server, database) = runtime.block_on(async {
+        let server = postgres::Cluster::start(postgres::Settings::fast()).await.expect("PostgreSQL starts");
+        let database = server.database().await.expect("a database");
+        server.kill().await.expect("PostgreSQL ends");
+        (server, database)
+    });
+    let folder = TempDir::new().expect("a temporary folder");
+    let start = |patience: &str| {
+        Process::start(
+            avsweep(folder.path())
+                .args(["coordinator", "--store", &database, "--migrate", "--listen", "127.0.0.1:0"])
+                .args(["--metrics-listen", "off", "--store-patience", patience]),
+        )
+    };
+    let mut hasty = start("0");
+    assert_eq!(hasty.end().code(), Some(1), "{}", hasty.said());
+    assert!(hasty.said().contains("127.0.0.1"), "it names the database: {}", hasty.said());
+    let mut patient = start("200");
+    until("it has missed the database", || {
+        patient.said().contains("the store is away; trying again").then_some(())
+    });
+    runtime.block_on(server.restart()).expect("PostgreSQL starts again");
+    until("it listens", || patient.logged("coordinator starts", "listen"));
+    assert_eq!(patient.terminate(), Some(0), "{}", patient.said());
+}
+
+#[test]
 fn the_store_of_a_coordinator_is_its_own() {
     let cluster = Cluster::new();
     let store = cluster.folder().join("cluster.db");
