@@ -3,10 +3,13 @@
 //! It takes no input and can run at any time, any number of times, in any number of coordinators at once: what it
 //! writes is idempotent and written under the store's planning guard, of which a sweep has one. What it remembers
 //! ([`Cursor`]) only saves it from looking again. While workers are busy it reads a sweep's sums and nothing else, and
-//! claims nothing; it reads tallies only where finalists are chosen.
+//! claims nothing; it reads tallies only where finalists are chosen, and results only for strategies that decide from
+//! them, each point's once.
 
+mod choosing;
 mod cursor;
 pub(crate) mod jobs;
+pub(crate) mod seen;
 pub(crate) mod step;
 mod turn;
 
@@ -14,7 +17,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use avsweep_domain::{Rung, SweepDefinition, SweepId, SweepState};
-use avsweep_search::strategy::{Decision, History, known_point, next_points, planned_points};
+use avsweep_search::strategy::{Decision, History, Problem, known_point, next_points, planned_points};
 use avsweep_search::{Finalists, finalists};
 use avsweep_store::{NewJob, Plan, PointFilter, StoreError, SweepRecord, SweepTotals};
 use tracing::{debug, error, info};
@@ -22,6 +25,7 @@ use tracing::{debug, error, info};
 use crate::{Coordinator, CoordinatorError, error_text};
 use cursor::Cursor;
 use jobs::{JobsAt, finalist_jobs, jobs_at};
+use seen::{Closed, Rest, is_adaptive};
 use step::{Snapshot, Step, StrategyState, plan_step};
 use turn::Turn;
 
@@ -46,11 +50,14 @@ impl Coordinator {
     /// # Errors
     /// When the sweeps cannot be listed, or the store went away meanwhile.
     pub async fn plan_once(&self) -> Result<(), CoordinatorError> {
+        self.cursors.since(self.clock.now());
         let running: Vec<SweepRecord> = self.store.sweeps().await?;
         let running: Vec<_> =
             running.into_iter().filter(|sweep| sweep.state == SweepState::Running).collect();
         let ids: HashSet<SweepId> = running.iter().map(|sweep| sweep.id).collect();
         self.cursors.lock().await.retain(|sweep, _| ids.contains(sweep));
+        let adaptive = running.iter().filter(|sweep| is_adaptive(&sweep.definition.strategy));
+        self.cursors.note_adaptive(adaptive.map(|sweep| sweep.id).collect());
         for record in running {
             let sweep = &record.definition.name;
             match self.plan_sweep(record.id).await {
@@ -97,6 +104,9 @@ impl Coordinator {
         while let Some((step, record, totals)) = self.next_step(sweep, cursor, pass).await? {
             match step {
                 Step::Judge => pass.judgements_settled = self.plan_judgements(turn).await? == 0,
+                Step::Propose if is_adaptive(&record.definition.strategy) => {
+                    self.choose(&record, &totals, cursor, turn).await?;
+                }
                 Step::Propose => pass.strategy_waits = self.propose(&record, cursor, turn).await?,
                 Step::PlanFinalists => {
                     self.plan_finalists(&record, turn).await?;
@@ -128,15 +138,20 @@ impl Coordinator {
             return Ok(None);
         }
         let totals = self.store.totals(sweep).await?;
+        let adaptive = is_adaptive(&record.definition.strategy);
+        let rest =
+            cursor.seen.as_ref().filter(|seen| seen.at == Closed::of(&totals)).and_then(|seen| seen.rest);
+        let strategy = if cursor.finished || rest == Some(Rest::Finished) {
+            StrategyState::Finished
+        } else if pass.strategy_waits || rest == Some(Rest::Waits) {
+            StrategyState::Waiting
+        } else {
+            StrategyState::Open
+        };
         let snapshot = Snapshot {
             totals,
-            strategy: if cursor.finished {
-                StrategyState::Finished
-            } else if pass.strategy_waits {
-                StrategyState::Waiting
-            } else {
-                StrategyState::Open
-            },
+            strategy,
+            workers: if adaptive && strategy == StrategyState::Open { self.evaluators().await? } else { 0 },
             finalists_settled: cursor.finalists_at == Some(closed(&totals)),
             judgements_settled: pass.judgements_settled,
         };
@@ -160,7 +175,7 @@ impl Coordinator {
         cursor.proposed = Some(proposed);
         let limit = self.settings.max_jobs_per_plan / at_point.len().max(1);
         let history = History { proposed, ..History::default() };
-        match next_points(definition, &history, limit) {
+        match next_points(&Problem::of(definition), &history, limit) {
             Decision::Propose(points) => {
                 let jobs = points.iter().flat_map(|point| at_point.jobs(point)).collect();
                 self.plan(turn, jobs).await?;
@@ -190,10 +205,11 @@ impl Coordinator {
         let Some((Rung::Likelihood, first)) = at_point.first() else {
             return Ok(0);
         };
-        let (mut planned, mut open) = (0, planned_points(definition).unwrap_or(0));
+        let problem = Problem::of(definition);
+        let (mut planned, mut open) = (0, planned_points(&problem).unwrap_or(0));
         while planned < open {
             let middle = planned + (open - planned) / 2;
-            let Some(point) = known_point(definition, middle) else {
+            let Some(point) = known_point(&problem, middle) else {
                 break;
             };
             let jobs = self.store.point_jobs(sweep, &point).await?;
@@ -242,18 +258,24 @@ impl Coordinator {
         let mut jobs = jobs.into_iter().peekable();
         while jobs.peek().is_some() {
             let batch = jobs.by_ref().take(self.settings.max_jobs_per_plan.max(1)).collect();
-            let planned = self.plan_in(turn, &Plan { jobs: batch }).await?;
-            debug!(
-                sweep = %turn.guard.sweep,
-                points = planned.new_points,
-                jobs = planned.new_jobs,
-                reused = planned.reused_jobs,
-                "planned"
-            );
-            self.signals.changed();
-            if planned.new_jobs > 0 {
-                self.signals.jobs_ready();
-            }
+            self.write(turn, &Plan { jobs: batch, choice: None }).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes jobs in one transaction and tells whoever waits for them.
+    async fn write(&self, turn: &mut Turn, plan: &Plan) -> Result<(), CoordinatorError> {
+        let planned = self.plan_in(turn, plan).await?;
+        debug!(
+            sweep = %turn.guard.sweep,
+            points = planned.new_points,
+            jobs = planned.new_jobs,
+            reused = planned.reused_jobs,
+            "planned"
+        );
+        self.signals.changed();
+        if planned.new_jobs > 0 {
+            self.signals.jobs_ready();
         }
         Ok(())
     }

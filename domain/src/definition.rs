@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Fingerprint, FingerprintBuilder, Levels, LevelsError, Normalisation, Query, QueryError, QuerySet,
-    QuerySlice, Reading, Space, SpaceError, Target, TargetError,
+    QuerySlice, Reading, Space, SpaceError, Strategy, StrategyError, Target, TargetError,
 };
 
 /// The element type that merged weights are held in.
@@ -62,14 +62,6 @@ pub struct DomainDefinition {
     pub search: Vec<Query>,
     /// The queries that chosen points are reported on.
     pub confirm: Vec<Query>,
-}
-
-/// How the next points are chosen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Strategy {
-    /// Every point of the grid.
-    Grid,
 }
 
 /// Where a rung is measured.
@@ -242,6 +234,9 @@ pub enum DefinitionError {
         /// The values wanted.
         wanted: &'static str,
     },
+    /// The strategy does not fit the space.
+    #[error(transparent)]
+    Strategy(#[from] StrategyError),
     /// The space is wrong.
     #[error(transparent)]
     Space(#[from] SpaceError),
@@ -325,9 +320,7 @@ impl SweepDefinition {
                 return Err(DefinitionError::UnusedVector(vector.name.clone()));
             }
         }
-        match self.strategy {
-            Strategy::Grid => self.space.grid_size()?,
-        };
+        self.strategy.check(&self.space, self.domains.len(), self.levels.len())?;
         self.check_evaluation()
     }
 
@@ -504,9 +497,7 @@ impl SweepDefinition {
         for entry in self.queries() {
             builder.text(&entry.query.id).fingerprint(&entry.query.fingerprint());
         }
-        match self.strategy {
-            Strategy::Grid => builder.text("grid"),
-        };
+        self.strategy.add_to(&mut builder);
         let coverage = |coverage| match coverage {
             Coverage::None => 0,
             Coverage::Finalists => 1,

@@ -15,6 +15,7 @@ mod query;
 mod rate;
 mod result;
 mod space;
+mod strategy;
 mod sweep;
 mod tally;
 mod target;
@@ -24,7 +25,7 @@ pub use aggregate::Aggregate;
 pub use coefficient::{Coefficient, Range, RangeError};
 pub use definition::{
     Coverage, DecodeSettings, DefinitionError, DomainDefinition, Dtype, Evaluation, JudgeProvider,
-    JudgeSettings, ModelSource, QueryEntry, Strategy, SweepDefinition, VectorSource,
+    JudgeSettings, ModelSource, QueryEntry, SweepDefinition, VectorSource,
 };
 pub use fingerprint::{Fingerprint, FingerprintBuilder, FingerprintError};
 pub use identifier::{JobId, LeaseToken, LeaseTokenError, PointId, SweepId, WorkerId};
@@ -35,6 +36,7 @@ pub use query::{Message, Query, QueryError, Role};
 pub use rate::{Interval, LevelRate, wilson_interval};
 pub use result::{FinishReason, Label, Normalisation, QueryScore, ReferenceScore, Response, Verdict};
 pub use space::{GridPoints, Space, SpaceError};
+pub use strategy::{BayesianSettings, HierarchicalSettings, SequenceSettings, Strategy, StrategyError};
 pub use sweep::{SweepState, TransitionError};
 pub use tally::{JudgementTally, LikelihoodTally, PointTallies, Reading, SetTallies};
 pub use target::{Target, TargetError, Wanted};

@@ -5,6 +5,7 @@
 
 mod definition;
 mod result;
+mod strategy;
 mod tally;
 mod target;
 mod word;

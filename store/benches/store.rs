@@ -103,7 +103,8 @@ async fn open(options: &SqliteStoreOptions) -> Result<SqliteStore> {
 
 fn plan(definition: &SweepDefinition, points: impl Iterator<Item = Point>) -> Plan {
     let slice = definition.slice(QuerySet::Search);
-    Plan { jobs: points.map(|point| NewJob { point, rung: Rung::Likelihood, slice, priority: 0 }).collect() }
+    let jobs = points.map(|point| NewJob { point, rung: Rung::Likelihood, slice, priority: 0 }).collect();
+    Plan { jobs, ..Plan::default() }
 }
 
 async fn create(store: &SqliteStore, definition: &SweepDefinition) -> Result<SweepId> {

@@ -7,6 +7,8 @@ use avsweep_domain::{
     Verdict,
 };
 
+use crate::search_points::SearchShape;
+
 /// What a sweep's results hang on, as the store's numbers. Never changes while the sweep exists.
 #[derive(Debug)]
 pub(crate) struct SweepLayout {
@@ -26,6 +28,8 @@ pub(crate) struct SweepLayout {
     pub(crate) domains: usize,
     /// How many coefficients it has.
     pub(crate) dimensions: usize,
+    /// What its points are chosen by.
+    pub(crate) search: SearchShape,
     /// Its queries by ordinal.
     places: Vec<Place>,
     /// Their ordinals by the query's number, ascending. More than one where two ids have the same content.
@@ -74,6 +78,7 @@ impl SweepLayout {
             levels: definition.levels.len(),
             domains: definition.domains.len(),
             dimensions: definition.space.dimensions(),
+            search: SearchShape::of(definition),
             places,
             ordinals,
         })

@@ -13,6 +13,7 @@ mod packed_tallies;
 mod point_results;
 mod postgres;
 mod record;
+mod search_points;
 mod sqlite;
 
 use std::time::Duration;
@@ -25,10 +26,10 @@ use avsweep_domain::{
 pub use error::{PlanProblem, ReportProblem, StoreError};
 pub use postgres::{PostgresStore, PostgresStoreOptions};
 pub use record::{
-    Created, Deleted, JobFilter, JobRecord, JobResults, JobStatus, Lease, LeaseClaim, LeaseRef, LeaseStatus,
-    LeasedJob, NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow,
-    ResultValue, RungCounts, SweepRecord, SweepTotals, Timestamp, Timings, WorkerJob, WorkerKind,
-    WorkerRecord, WorkerState, WorkerStatus,
+    Choice, Created, Deleted, JobFilter, JobRecord, JobResults, JobStatus, Lease, LeaseClaim, LeaseRef,
+    LeaseStatus, LeasedJob, NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage,
+    ResultRow, ResultValue, RungCounts, SearchPoint, SearchState, SweepRecord, SweepTotals, Timestamp,
+    Timings, WorkerJob, WorkerKind, WorkerRecord, WorkerState, WorkerStatus,
 };
 pub use sqlite::{SqliteLocation, SqliteStore, SqliteStoreOptions};
 
@@ -120,7 +121,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// A job whose results are all stored already (by an earlier sweep over the same inputs) is written as done, and
     /// the point's tallies are brought up to date: nothing is evaluated twice (law 2).
     ///
-    /// What the planner plans is written under its `guard`, what a user asks for (a sample) without one.
+    /// What the planner plans is written under its `guard`, what a user asks for (a sample) without one. A plan's choice
+    /// is written with it; see [`ChoiceLog`].
     ///
     /// # Errors
     /// [`StoreError::BadPlan`] when a point or slice is not of the sweep, or a judgement job's responses are not all
@@ -242,9 +244,31 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         ordinals: &[u32],
     ) -> Result<Vec<ResultRow>, StoreError>;
 
+    /// What came of the points (see [`PointFilter`]) that a strategy has proposed, by ticks: those with jobs on all search
+    /// queries of the rung that points are chosen by. A point that has only been sampled is not among them.
+    ///
+    /// A store that only passes calls on need not have a form of its own.
+    async fn search_points(
+        &self,
+        sweep: SweepId,
+        filter: PointFilter<'_>,
+    ) -> Result<Vec<SearchPoint>, StoreError> {
+        search_points::by_other_methods(self, sweep, filter).await
+    }
+
     /// Every job of the sweep at one point, by rung, then slice.
     async fn point_jobs(&self, sweep: SweepId, point: &Point) -> Result<Vec<JobStatus>, StoreError>;
 
     /// How many ready jobs there are for these rungs, over all running sweeps.
     async fn ready_jobs(&self, rungs: &[Rung]) -> Result<u64, StoreError>;
+}
+
+/// The decisions that were written with plans, for whoever wants to take them again.
+#[async_trait]
+pub trait ChoiceLog: Store {
+    /// Every choice of a sweep, in order.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchSweep`].
+    async fn choices(&self, sweep: SweepId) -> Result<Vec<Choice>, StoreError>;
 }

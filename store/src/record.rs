@@ -142,6 +142,52 @@ pub struct NewJob {
 pub struct Plan {
     /// The jobs.
     pub jobs: Vec<NewJob>,
+    /// The decision that they come from, where it depends on results: written with them.
+    pub choice: Option<Choice>,
+}
+
+/// A strategy's decision, with what it had seen: enough to take it again.
+///
+/// Results never change, so what was seen follows from which points were measured: all that were chosen before, less
+/// those that were pending and those that were given up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// How many points had been proposed before.
+    pub proposed: u64,
+    /// How many points were asked for at most.
+    pub asked: u32,
+    /// Those of them that were not measured yet.
+    pub pending: Vec<Point>,
+    /// Those that would never be measured, as it looked then: their jobs were parked.
+    pub given_up: Vec<Point>,
+    /// The points chosen, best first.
+    pub points: Vec<Point>,
+}
+
+/// A point that a strategy has proposed, and what came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SearchPoint {
+    /// The point.
+    pub point: Point,
+    /// What came of it.
+    pub state: SearchState,
+}
+
+/// What came of a proposed point on the search queries.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SearchState {
+    /// Not measured in full yet.
+    Pending,
+    /// A job that it takes was parked.
+    GivenUp,
+    /// Measured in full on the rung that points are chosen by.
+    Measured {
+        /// Mean log-probability per token (nats) of every level's reference: `queries × levels` numbers, by ordinal.
+        /// Empty unless all queries are scored.
+        log_probs: Vec<f32>,
+        /// Responses judged to be at each level: `domains × levels` counts. `None` unless all queries are judged.
+        judged: Option<Vec<u32>>,
+    },
 }
 
 /// What a plan changed.

@@ -14,6 +14,7 @@ mod planning;
 mod reading;
 mod reporting;
 mod results;
+mod searching;
 mod sweeps;
 mod tallying;
 mod workers;
@@ -26,9 +27,9 @@ use avsweep_domain::{
 };
 
 use crate::{
-    Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob,
-    Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow, Store, StoreError,
-    SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
+    Choice, ChoiceLog, Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus,
+    LeasedJob, NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow,
+    SearchPoint, Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
 };
 
 pub use connection::SqliteStore;
@@ -198,11 +199,26 @@ impl Store for SqliteStore {
         reading::point_results(self, sweep, point, ordinals).await
     }
 
+    async fn search_points(
+        &self,
+        sweep: SweepId,
+        filter: PointFilter<'_>,
+    ) -> Result<Vec<SearchPoint>, StoreError> {
+        searching::search_points(self, sweep, filter).await
+    }
+
     async fn point_jobs(&self, sweep: SweepId, point: &Point) -> Result<Vec<JobStatus>, StoreError> {
         reading::point_jobs(self, sweep, point).await
     }
 
     async fn ready_jobs(&self, rungs: &[Rung]) -> Result<u64, StoreError> {
         reading::ready_jobs(self, rungs).await
+    }
+}
+
+#[async_trait]
+impl ChoiceLog for SqliteStore {
+    async fn choices(&self, sweep: SweepId) -> Result<Vec<Choice>, StoreError> {
+        searching::choices(self, sweep).await
     }
 }

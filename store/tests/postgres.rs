@@ -177,7 +177,7 @@ async fn whatever_two_coordinators_do_at_once_the_sums_and_tallies_are_right() -
                 plan(&store, ids[number], vec![job(&at, Rung::Generation, SEARCH)]).await?;
                 let jobs: Vec<NewJob> = store.unjudged(ids[number]).await?;
                 let judge = jobs.into_iter().map(|job| NewJob { rung: Rung::Judgement, ..job }).collect();
-                store.plan(ids[number], &Plan { jobs: judge }, None, NOW).await?;
+                store.plan(ids[number], &Plan { jobs: judge, ..Plan::default() }, None, NOW).await?;
             }
             let _ = &sweeps;
             anyhow::Ok(0)
@@ -253,7 +253,7 @@ async fn a_sweep_is_planned_by_one_at_a_time_and_finished_only_when_nothing_is_o
     ensure!(first.is_some() != second.is_some(), "{first:?} {second:?}");
     let guard = first.or(second).context("one has it")?;
     let other = if first.is_some() { 1 } else { 0 };
-    let jobs = Plan { jobs: grid(2) };
+    let jobs = Plan { jobs: grid(2), ..Plan::default() };
     stores[1].plan(id, &jobs, Some(&guard), NOW).await?;
     ensure!(!stores[0].finish_sweep(&guard, NOW).await?, "jobs are open");
     let next = stores[0].claim_planning(id, holders[other], LEASE, LATER).await?.context("it has ended")?;

@@ -75,6 +75,8 @@ pub(crate) enum ExportFormat {
     Csv,
     /// JSON Lines: one object per result.
     Json,
+    /// A recorded grid (.avgrid): all points' log-probabilities on the search queries, for `avsweep replay`.
+    Grid,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 mod answers;
 mod connection;
 mod processes;
+mod replay;
 mod slurm;
 mod store;
 mod sweeps;
@@ -19,6 +20,7 @@ pub(crate) use connection::ConnectionArguments;
 pub(crate) use processes::{
     CoordinatorArguments, JudgeArguments, LostArgument, PullArguments, WorkerArguments,
 };
+pub(crate) use replay::{ReplayArguments, RungArgument, StrategyArgument};
 pub(crate) use slurm::{SlurmArguments, SlurmCommand, SubmitArguments};
 pub(crate) use store::StoreLocation;
 pub(crate) use sweeps::{
@@ -152,6 +154,8 @@ pub(crate) enum Command {
     Merge(MergeArguments),
     /// Print the JSON schema of sweep files.
     Schema,
+    /// Run a strategy against a recorded grid: no model, in seconds.
+    Replay(Box<ReplayArguments>),
 }
 
 /// The flag that commands of one machine refuse with a hint.

@@ -3,8 +3,11 @@
 use std::io::{self, Write};
 
 use anyhow::{Context as _, Result};
-use avsweep_domain::{Aggregate, LevelRate, Point, QuerySet, Reading, SweepDefinition, Target, Wanted};
+use avsweep_domain::{
+    Aggregate, Interval, LevelRate, Point, QuerySet, Reading, SweepDefinition, Target, Wanted,
+};
 use avsweep_proto::v1;
+use avsweep_search::honesty::confirm_interval;
 use serde::Serialize;
 
 use crate::arguments::{BestArguments, Format};
@@ -55,6 +58,26 @@ pub(crate) struct TargetOutput {
     /// Every domain's dominant level is the wanted one, on the reported queries.
     /// `None` when the point is not measured on them.
     pub achieved: Option<bool>,
+    /// 95 % interval of the aggregate on the confirm queries: all domains' together.
+    pub confirm_interval: Option<Interval>,
+    /// How far the choice can be trusted; `None` where every point is measured, or no model can say.
+    pub assurance: Option<AssuranceOutput>,
+}
+
+/// What is known of the points that are not measured; on the search queries, in units of the aggregate.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct AssuranceOutput {
+    /// That no other point of the grid is better.
+    pub probability_best: f64,
+    /// By how much the grid's best is expected to be better.
+    pub expected_regret: f64,
+    /// With 95 % probability the grid's best is better by no more than this.
+    pub regret_bound: f64,
+    /// The evaluation that is expected to gain most for this target.
+    #[serde(serialize_with = "point_text")]
+    pub next: Option<Point>,
+    /// What it is expected to gain.
+    pub next_gain: f64,
 }
 
 /// A point as `--point` takes it, not as ticks.
@@ -130,11 +153,15 @@ pub(crate) async fn answers(
         targets: targets.iter().map(Into::into).collect(),
         aggregate: v1::Aggregate::from(aggregate).into(),
         reading: reading.map_or(v1::Reading::Unspecified, Into::into).into(),
+        assured: true,
     };
     let response = connection.sweeps().best_points(request).await.map_err(explain)?.into_inner();
     let reported_on = QuerySet::try_from(response.reported_set())?;
-    let targets: Vec<_> =
-        response.answers.into_iter().map(|answer| read_answer(answer, definition)).collect::<Result<_>>()?;
+    let targets: Vec<_> = response
+        .answers
+        .into_iter()
+        .map(|answer| read_answer(answer, definition, aggregate, reported_on))
+        .collect::<Result<_>>()?;
     Ok(BestOutput {
         sweep: definition.name.clone(),
         coefficients: definition.space.coefficients().iter().map(|c| c.name.clone()).collect(),
@@ -147,11 +174,34 @@ pub(crate) async fn answers(
     })
 }
 
-fn read_answer(answer: v1::TargetAnswer, definition: &SweepDefinition) -> Result<TargetOutput> {
+fn read_answer(
+    answer: v1::TargetAnswer,
+    definition: &SweepDefinition,
+    aggregate: Aggregate,
+    reported_on: QuerySet,
+) -> Result<TargetOutput> {
     let target = Target::try_from(answer.target.context("an answer without its target")?)?;
     let point = answer.point.map(Point::try_from).transpose()?;
     let names = definition.domain_names();
     let rate = |count: Option<v1::LevelCount>| count.map(|count| LevelRate::new(count.count, count.n));
+    let counts: Option<Vec<(u32, u32)>> = answer
+        .domains
+        .iter()
+        .filter(|domain| domain.level.is_some())
+        .map(|domain| domain.confirm.as_ref().map(|confirm| (confirm.count, confirm.n)))
+        .collect();
+    let assurance = answer
+        .assurance
+        .map(|assurance| {
+            anyhow::Ok(AssuranceOutput {
+                probability_best: assurance.probability_best,
+                expected_regret: assurance.expected_regret,
+                regret_bound: assurance.regret_bound,
+                next: assurance.next.map(Point::try_from).transpose()?,
+                next_gain: assurance.next_gain,
+            })
+        })
+        .transpose()?;
     let domains = answer
         .domains
         .into_iter()
@@ -178,6 +228,11 @@ fn read_answer(answer: v1::TargetAnswer, definition: &SweepDefinition) -> Result
         confirm_aggregate: answer.confirm_aggregate,
         judged_aggregate: answer.judged_aggregate,
         achieved: answer.achieved,
+        confirm_interval: counts
+            // The queries that a point was chosen by say nothing that would hold for others.
+            .filter(|counts| !counts.is_empty() && reported_on == QuerySet::Confirm)
+            .map(|counts| confirm_interval(aggregate, &counts)),
+        assurance,
     })
 }
 
@@ -187,6 +242,7 @@ fn read_answer(answer: v1::TargetAnswer, definition: &SweepDefinition) -> Result
 /// When `out` cannot be written.
 pub(crate) fn write_table(best: &BestOutput, out: &mut dyn Write) -> io::Result<()> {
     let judged = best.targets.iter().any(|target| target.judged_aggregate.is_some());
+    let assured = best.targets.iter().any(|target| target.assurance.is_some());
     let width = best
         .targets
         .iter()
@@ -200,6 +256,9 @@ pub(crate) fn write_table(best: &BestOutput, out: &mut dyn Write) -> io::Result<
     if judged {
         headings.push("judged".to_owned());
     }
+    if assured {
+        headings.extend(["P(best)".to_owned(), "regret ≤".to_owned()]);
+    }
     headings.push("hit".to_owned());
     let mut table = Table::new(headings);
     let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), short);
@@ -209,17 +268,29 @@ pub(crate) fn write_table(best: &BestOutput, out: &mut dyn Write) -> io::Result<
             .iter()
             .map(|domain| match domain.wanted.as_str() {
                 "any" => "any".to_owned(),
-                wanted => format!(
-                    "{:width$} {}",
-                    abbreviated(wanted),
-                    short_rate(domain.reported(best.reported_on))
-                ),
+                wanted => {
+                    let rate = domain.reported(best.reported_on);
+                    // Beside the assurance there is room for one interval.
+                    let rate = if assured { number(rate.map(|rate| rate.rate)) } else { short_rate(rate) };
+                    format!("{:width$} {rate}", abbreviated(wanted))
+                }
             })
             .collect();
         row.push(target.point.as_ref().map_or_else(|| "–".to_owned(), ToString::to_string));
-        row.push(number(target.reported_aggregate(best.reported_on)));
+        let aggregate = number(target.reported_aggregate(best.reported_on));
+        row.push(match &target.confirm_interval {
+            Some(interval) if assured => {
+                format!("{aggregate} {}–{}", short(interval.low), short(interval.high))
+            }
+            _ => aggregate,
+        });
         if judged {
             row.push(number(target.judged_aggregate));
+        }
+        if assured {
+            let assurance = target.assurance.as_ref();
+            row.push(number(assurance.map(|assurance| assurance.probability_best)));
+            row.push(number(assurance.map(|assurance| assurance.regret_bound)));
         }
         row.push(
             match target.achieved {
@@ -254,7 +325,31 @@ pub(crate) fn write_table(best: &BestOutput, out: &mut dyn Write) -> io::Result<
         best.achieved,
         best.targets.len(),
         best.points_measured
-    )
+    )?;
+    if assured { write_assurance(best, out) } else { Ok(()) }
+}
+
+/// What the columns of the assurance mean, and what to evaluate next.
+fn write_assurance(best: &BestOutput, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "P(best): the probability that no other point of the grid is better on the search queries; regret: with 95 % \
+         probability the best one is better by no more than this."
+    )?;
+    let next = best
+        .targets
+        .iter()
+        .filter_map(|target| {
+            let assurance = target.assurance.as_ref()?;
+            Some((target, assurance.next.as_ref()?, assurance.next_gain))
+        })
+        .max_by(|left, right| left.2.total_cmp(&right.2));
+    match next {
+        Some((target, point, gain)) => {
+            writeln!(out, "Most useful next: {point}, expected to gain {gain:.4} for {}.", target.target)
+        }
+        None => writeln!(out, "No further evaluation is expected to gain anything."),
+    }
 }
 
 /// A level's name, cut where 27 rows of three would not fit a terminal's 100 columns.

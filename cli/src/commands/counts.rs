@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::Result;
-use avsweep_domain::{Coverage, QuerySet, SweepDefinition};
+use avsweep_domain::{Coverage, QuerySet, Strategy, SweepDefinition};
 use serde::Serialize;
 
 /// What a sweep will do, as far as that is known before it starts.
@@ -12,6 +12,8 @@ pub(super) struct Counts {
     sweep: String,
     /// Points that the strategy visits.
     points: u64,
+    /// Whether it may stop before.
+    may_stop_early: bool,
     /// Jobs at those points; finalists get more.
     jobs: u64,
     /// Queries that every one of those points is measured on.
@@ -29,7 +31,17 @@ impl Counts {
     /// # Errors
     /// When the grid is too large to be counted.
     pub(super) fn of(definition: &SweepDefinition) -> Result<Self> {
-        let points = definition.space.grid_size()?;
+        let (points, may_stop_early) = match &definition.strategy {
+            Strategy::Grid => (definition.space.grid_size()?, false),
+            Strategy::Random(settings) | Strategy::Sobol(settings) => {
+                (u64::from(settings.budget).min(definition.space.grid_size().unwrap_or(u64::MAX)), false)
+            }
+            Strategy::Bayesian(settings) => (u64::from(settings.budget), true),
+            Strategy::Hierarchical(settings) => match settings.budget {
+                Some(budget) => (u64::from(budget), true),
+                None => (definition.space.grid_size()?, true),
+            },
+        };
         let most = avsweep_coordinator::Settings::default().max_queries_per_job;
         let mut sets = Vec::new();
         if definition.evaluation.likelihood == Coverage::All {
@@ -44,6 +56,7 @@ impl Counts {
         Ok(Self {
             sweep: definition.name.clone(),
             points,
+            may_stop_early,
             jobs: points.saturating_mul(jobs),
             queries_per_point,
             evaluations: points.saturating_mul(queries_per_point),
@@ -57,9 +70,10 @@ impl Counts {
     pub(super) fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(
             out,
-            "{}: {} points, {} jobs, {} queries at each point ({} evaluations); then the finalists of {} targets \
+            "{}: {}{} points, {} jobs, {} queries at each point ({} evaluations); then the finalists of {} targets \
              ({} search and {} confirm queries in all)",
             self.sweep,
+            if self.may_stop_early { "at most " } else { "" },
             self.points,
             self.jobs,
             self.queries_per_point,

@@ -1,5 +1,7 @@
 //! `avsweep export`: every stored result, in a stable order.
 
+mod grid;
+
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 
@@ -17,6 +19,9 @@ use crate::output;
 pub(super) async fn run(place: &Place, arguments: &ExportArguments) -> Result<()> {
     let connection = Connection::open(place, Access::Read).await?;
     let (progress, definition) = connection.sweep(&arguments.sweep).await?;
+    if arguments.format == ExportFormat::Grid {
+        return grid::write(&connection, progress.sweep, &definition, arguments.out.as_deref()).await;
+    }
     let entries: Vec<QueryInfo> = definition
         .queries()
         .map(|entry| QueryInfo {
@@ -91,6 +96,7 @@ impl<'a> Sink<'a> {
     ) -> Result<Self> {
         match format {
             ExportFormat::Json => Ok(Self::Json { writer: out, definition }),
+            ExportFormat::Grid => bail!("a recorded grid has no rows"),
             ExportFormat::Csv => {
                 let mut writer = csv::Writer::from_writer(out);
                 let mut header: Vec<String> =

@@ -8,6 +8,7 @@ mod demo;
 mod export;
 mod jobs;
 mod merge;
+mod replay;
 mod report;
 mod run;
 mod sample;
@@ -91,6 +92,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Report(arguments) => report::run(&place(&arguments.connection), &arguments).await,
         Command::Vector(command) => vector::run(command, format),
         Command::Merge(arguments) => merge::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments, format),
         Command::Schema => output::print(Format::Json, &crate::sweep_file::schema(), |_, _| Ok(())),
     };
     done.map(|()| Outcome::Done)

@@ -103,9 +103,13 @@ async fn run_in(
     let best = best::answers(connection, sweep, definition, Vec::new(), Aggregate::Min, None).await?;
     if ending == Ending::Interrupted && progress.state() != v1::SweepState::Done {
         output::note(format!(
-            "stopped after {} of {} points; the same command goes on from there",
+            "stopped after {}{} points; the same command goes on from there",
             progress.points_done,
-            progress.points_planned.unwrap_or(progress.points_done)
+            match (progress.points_planned, progress.points_budget) {
+                (Some(planned), _) => format!(" of {planned}"),
+                (None, Some(budget)) => format!(" of at most {budget}"),
+                (None, None) => String::new(),
+            }
         ));
         return Ok((Outcome::Interrupted, best));
     }

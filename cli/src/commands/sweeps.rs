@@ -24,6 +24,9 @@ pub(super) struct SweepOutput {
     fingerprint: String,
     created_at: i64,
     points_planned: Option<u64>,
+    /// The most points, where the strategy may stop earlier by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    points_budget: Option<u64>,
     points_done: u64,
     points_per_second: Option<f64>,
     seconds_left: Option<u64>,
@@ -203,9 +206,10 @@ fn coverage(coverage: Coverage) -> String {
 }
 
 fn points(sweep: &SweepOutput) -> String {
-    match sweep.points_planned {
-        Some(planned) => format!("{} of {planned}", sweep.points_done),
-        None => sweep.points_done.to_string(),
+    match (sweep.points_planned, sweep.points_budget) {
+        (Some(planned), _) => format!("{} of {planned}", sweep.points_done),
+        (None, Some(budget)) if sweep.state != "done" => format!("{} of at most {budget}", sweep.points_done),
+        (None, _) => sweep.points_done.to_string(),
     }
 }
 
@@ -229,6 +233,7 @@ pub(super) fn summarise(progress: v1::SweepProgress) -> SweepOutput {
         .short(),
         created_at: progress.created_at,
         points_planned: progress.points_planned,
+        points_budget: progress.points_budget,
         points_done: progress.points_done,
         points_per_second: progress.points_per_second,
         seconds_left: progress.seconds_left,

@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal as _, Write};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-pub(crate) use progress::{SweepProgressBars, human_duration, stderr_beside_progress};
+pub(crate) use progress::{SweepProgressBars, counting_bar, human_duration, stderr_beside_progress};
 pub(crate) use table::Table;
 
 use crate::arguments::Format;

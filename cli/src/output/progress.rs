@@ -43,6 +43,20 @@ pub(crate) fn human_duration(duration: Duration) -> String {
     }
 }
 
+/// A bar that counts one thing, with the time left; a spinner where nobody knows how many there will be. Nothing is drawn
+/// where stderr is no terminal.
+pub(crate) fn counting_bar(label: &'static str, total: Option<u64>) -> ProgressBar {
+    let template = match total {
+        Some(_) => "{prefix:<12} {wide_bar} {pos}/{len} {eta} left",
+        None => "{prefix:<12} {spinner} {pos} {elapsed}",
+    };
+    let bar = bars().add(total.map_or_else(ProgressBar::no_length, ProgressBar::new));
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style.progress_chars("━╸─"));
+    bar.set_prefix(label);
+    bar
+}
+
 /// How often a line is printed where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -88,11 +102,14 @@ impl SweepProgressBars {
     /// Shows the progress.
     pub(crate) fn update(&mut self, progress: &v1::SweepProgress) {
         let done = progress.points_done;
-        let planned = progress.points_planned.unwrap_or(done).max(done);
+        // A strategy that stops by itself may have fewer points than its budget, so no time is foretold.
+        let is_known = progress.points_planned.is_some();
+        let planned = progress.points_planned.or(progress.points_budget).unwrap_or(done).max(done);
         let (rate, left) = self.rate(progress, planned - done);
-        let left = match left {
-            Some(left) => format!("{} left", human_duration(left)),
-            None => "… left".to_owned(),
+        let left = match (left.filter(|_| is_known), progress.points_budget) {
+            (Some(left), _) => format!("{} left", human_duration(left)),
+            (None, Some(budget)) => format!("at most {budget} points"),
+            (None, None) => "… left".to_owned(),
         };
         self.points.set_length(planned);
         self.points.set_position(done);
@@ -132,8 +149,9 @@ impl SweepProgressBars {
         if due && !io::stderr().is_terminal() {
             self.last_line = Some(Instant::now());
             let crew = crew.map_or_else(String::new, |crew| format!("; {crew}"));
+            let of = if is_known { format!("/{planned}") } else { String::new() };
             eprintln!(
-                "{done}/{planned} points, {rate:.1} points/s, {left}; {closed}/{total} generation and judge jobs{crew}"
+                "{done}{of} points, {rate:.1} points/s, {left}; {closed}/{total} generation and judge jobs{crew}"
             );
         }
     }

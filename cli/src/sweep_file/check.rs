@@ -5,7 +5,7 @@ use avsweep_domain::nearest_name;
 use jsonschema::{ValidationError, error::ValidationErrorKind};
 use serde_json::Value;
 
-use super::raw::{RawSweep, schema};
+use super::raw::{RawStrategy, RawSweep, schema, strategy_schema};
 
 /// Parses a sweep file's text; `origin` names it in errors.
 ///
@@ -16,16 +16,27 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<RawSweep> {
     if value.is_null() {
         bail!("{origin}: is empty; name, model, vectors, coefficients and domains are wanted");
     }
-    let schema = schema();
-    let validator = jsonschema::validator_for(&schema).context("the sweep file schema is itself invalid")?;
-    let complaints: Vec<String> = validator
-        .iter_errors(&value)
-        .map(|error| format!("{origin}: {}", describe(&error, &schema)))
-        .collect();
+    fits(&value, &schema(), origin)?;
+    serde_json::from_value(value).with_context(|| format!("{origin}: not a sweep file"))
+}
+
+/// What a sweep file has under `strategy`, from elsewhere.
+///
+/// # Errors
+/// All the places where the value does not fit the schema, one a line.
+pub(super) fn strategy(value: Value, origin: &str) -> Result<RawStrategy> {
+    fits(&value, &strategy_schema(), origin)?;
+    serde_json::from_value(value).with_context(|| format!("{origin}: not a strategy"))
+}
+
+fn fits(value: &Value, schema: &Value, origin: &str) -> Result<()> {
+    let validator = jsonschema::validator_for(schema).context("the sweep file schema is itself invalid")?;
+    let complaints: Vec<String> =
+        validator.iter_errors(value).map(|error| format!("{origin}: {}", describe(&error, schema))).collect();
     if !complaints.is_empty() {
         bail!("{}", complaints.join("\n"));
     }
-    serde_json::from_value(value).with_context(|| format!("{origin}: not a sweep file"))
+    Ok(())
 }
 
 /// `evaluation.serch_queries: unknown key (did you mean 'search_queries'?)`

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use avsweep_domain::{
     Coefficient, Coverage, DecodeSettings, DomainDefinition, Dtype, Evaluation, JudgeProvider, JudgeSettings,
-    Levels, ModelSource, Query, Range, Space, Strategy, SweepDefinition, Ticks, VectorSource, nearest_name,
+    Levels, ModelSource, Query, Range, Space, SweepDefinition, Ticks, VectorSource, nearest_name,
 };
 use avsweep_engine::{AlignmentVector, BaseModel, Message, ScoreItem, check_coefficients};
 use avsweep_files::ModelFiles;
@@ -13,10 +13,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::raw::{
-    RawCoefficient, RawCoverage, RawDomain, RawDtype, RawJudge, RawPatterns, RawProvider, RawStrategyKind,
-    RawSweep,
+    RawCoefficient, RawCoverage, RawDomain, RawDtype, RawJudge, RawPatterns, RawProvider, RawSweep,
 };
-use super::{check, queries};
+use super::{check, queries, strategy};
 
 /// A sweep file whose definition has been held against its model.
 #[derive(Debug)]
@@ -91,9 +90,9 @@ impl Loader<'_> {
             RawDtype::F16 => Dtype::F16,
         };
         let mut base = self.locate("model.base", &raw.model.base)?;
-        let strategy = match raw.strategy.map_or(RawStrategyKind::Grid, |strategy| strategy.kind) {
-            RawStrategyKind::Grid => Strategy::Grid,
-        };
+        let domain_names: Vec<_> = domains.iter().map(|domain| domain.name.as_str()).collect();
+        let strategy = strategy::strategy(&raw.strategy.unwrap_or_default(), &domain_names, &levels)
+            .with_context(|| format!("{}: strategy", self.origin))?;
         let evaluation = Evaluation {
             likelihood: coverage(raw.evaluation.likelihood.unwrap_or(RawCoverage::All)),
             generation: coverage(raw.evaluation.generation.unwrap_or(RawCoverage::Finalists)),

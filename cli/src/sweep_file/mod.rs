@@ -7,6 +7,8 @@ mod check;
 mod load;
 mod queries;
 mod raw;
+mod strategy;
 
 pub(crate) use load::{LoadedSweep, load, name_in};
 pub(crate) use raw::schema;
+pub(crate) use strategy::read_strategy;

@@ -94,20 +94,75 @@ pub(super) struct RawDomain {
     pub queries: String,
 }
 
-/// How the next points are chosen.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// How the next points are chosen. Every kind has settings of its own; all but `kind` and the budget of random and sobol
+/// can be left out.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawStrategy {
     /// The kind.
     pub kind: RawStrategyKind,
+    /// bayesian, random, sobol, hierarchical: no more points than this. Default for bayesian: 81; for hierarchical: no
+    /// limit. random and sobol must have it.
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
+    pub budget: Option<u32>,
+    /// bayesian, random, sobol: another seed makes other choices. Default: 0.
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_u64))]
+    pub seed: Option<u64>,
+    /// bayesian: points spread over the space before the model is asked. Default: six times the coefficients.
+    #[schemars(range(min = 2, max = 4_294_967_295_u32))]
+    pub initial: Option<u32>,
+    /// bayesian: the search stops when the best next point is expected to gain less than this, summed over all targets.
+    /// 0 goes on to the budget. Default: 0.002.
+    #[schemars(range(min = 0.0))]
+    pub min_gain: Option<f64>,
+    /// bayesian: what a target is worth, over its domains. Default: min.
+    pub aggregate: Option<RawAggregate>,
+    /// bayesian: the targets that count, such as `medical=expert,legal=any,financial=base`. Default: all.
+    pub targets: Option<Vec<String>>,
+    /// hierarchical: rounds, the coarse one included. Default: as many as the widest range has room for.
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
+    pub levels: Option<u32>,
+    /// hierarchical: by how much the step shrinks from round to round. Default: 2.
+    #[schemars(range(min = 2, max = 4_294_967_295_u32))]
+    pub factor: Option<u32>,
+    /// hierarchical: how many steps around a leader are measured. Default: 1.
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
+    pub width: Option<u32>,
+    /// hierarchical: leaders per target. Default: 1.
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
+    pub leaders: Option<u32>,
+    /// hierarchical: further rounds below the grid's step. Default: 0.
+    #[schemars(range(min = 0, max = 4_294_967_295_u32))]
+    pub finer: Option<u32>,
 }
 
 /// Kinds of strategies.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum RawStrategyKind {
     /// Every point of the grid.
+    #[default]
     Grid,
+    /// Coarse to fine around the leaders of every target.
+    Hierarchical,
+    /// A model of what was measured; the points that promise most over all targets.
+    Bayesian,
+    /// Distinct grid points, drawn evenly at random.
+    Random,
+    /// Distinct grid points along a scrambled Sobol sequence.
+    Sobol,
+}
+
+/// What a target is worth, over its domains.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawAggregate {
+    /// The weakest domain's rate.
+    Min,
+    /// The mean of the rates.
+    Mean,
+    /// Their product.
+    Product,
 }
 
 /// Where a rung is measured.
@@ -195,11 +250,20 @@ pub(super) enum RawProvider {
 
 /// The JSON schema of sweep files.
 pub(crate) fn schema() -> serde_json::Value {
+    schema_of::<RawSweep>("avsweep sweep file")
+}
+
+/// The JSON schema of what a sweep file has under `strategy`.
+pub(super) fn strategy_schema() -> serde_json::Value {
+    schema_of::<RawStrategy>("avsweep strategy")
+}
+
+fn schema_of<T: JsonSchema>(title: &str) -> serde_json::Value {
     // Inlined, so that the place of an error in the schema is also the place of its properties.
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-    let mut schema = settings.into_generator().into_root_schema_for::<RawSweep>().to_value();
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     if let Some(object) = schema.as_object_mut() {
-        object.insert("title".to_owned(), "avsweep sweep file".into());
+        object.insert("title".to_owned(), title.into());
     }
     schema
 }

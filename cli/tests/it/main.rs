@@ -7,8 +7,11 @@ mod cluster;
 mod interruption;
 #[cfg(unix)]
 mod processes;
+mod replay;
 #[cfg(unix)]
 mod steering;
+#[cfg(unix)]
+mod strategies;
 mod support;
 #[cfg(unix)]
 mod tracing;

@@ -23,6 +23,15 @@ pub(crate) struct LeaseWish {
     pub(crate) prefers: Option<SweepId>,
 }
 
+/// How much a worker may take of sweeps whose points are chosen one by one.
+#[derive(Debug)]
+struct OneByOne {
+    /// Jobs at once.
+    most: u32,
+    /// Sweeps that it has a job of.
+    withheld: Vec<SweepId>,
+}
+
 /// Texts of one answer's judgement jobs, in bytes: half of what a message may have.
 const ANSWER_BYTES: usize = avsweep_proto::MAX_MESSAGE_BYTES / 2;
 
@@ -83,21 +92,36 @@ impl Coordinator {
     /// Looks for jobs once, and lets the others know when there are none for anybody.
     async fn look(&self, wish: &LeaseWish) -> Result<Vec<LeasedJob>, CoordinatorError> {
         let calls = self.signals.ready_calls();
-        let jobs = self.claim(wish).await?;
-        if jobs.is_empty() && wish.except.is_empty() {
+        let one_by_one = self.one_by_one(wish).await?;
+        let jobs = self.claim(wish, &one_by_one).await?;
+        if jobs.is_empty() && wish.except.is_empty() && one_by_one.withheld.is_empty() {
             self.signals.found_nothing(&wish.rungs, calls);
         }
         Ok(jobs)
     }
 
-    async fn claim(&self, wish: &LeaseWish) -> Result<Vec<LeasedJob>, CoordinatorError> {
+    /// Where points are chosen one by one there is one for each free worker: one that still has work leaves it to them,
+    /// and takes no more than one.
+    async fn one_by_one(&self, wish: &LeaseWish) -> Result<OneByOne, CoordinatorError> {
+        let adaptive = self.cursors.adaptive();
+        if adaptive.is_empty() || wish.rungs == [Rung::Judgement] {
+            return Ok(OneByOne { most: u32::MAX, withheld: Vec::new() });
+        }
+        let workers = self.store.workers().await?;
+        let asking = workers.iter().find(|worker| worker.status.worker == wish.worker);
+        let held = asking.map_or(&[][..], |worker| &worker.jobs);
+        let withheld = adaptive.into_iter().filter(|sweep| held.iter().any(|job| job.sweep == *sweep));
+        Ok(OneByOne { most: 1, withheld: withheld.collect() })
+    }
+
+    async fn claim(&self, wish: &LeaseWish, limits: &OneByOne) -> Result<Vec<LeasedJob>, CoordinatorError> {
         let claim = LeaseClaim {
             worker: wish.worker.clone(),
             rungs: wish.rungs.clone(),
-            max_jobs: wish.max_jobs.min(self.settings.max_jobs_per_lease),
+            max_jobs: wish.max_jobs.min(self.settings.max_jobs_per_lease).min(limits.most),
             duration: self.settings.lease_duration,
             token: self.tokens.draw(),
-            except: wish.except.clone(),
+            except: wish.except.iter().chain(&limits.withheld).copied().collect(),
             prefers: wish.prefers,
         };
         let mut jobs = self.store.lease(&claim, self.clock.now()).await?;
@@ -139,6 +163,10 @@ impl Coordinator {
                 self.signals.changed();
                 if report.finished {
                     self.signals.job_closed(rung);
+                    if !self.cursors.adaptive().is_empty() {
+                        // What was withheld from this worker is for it now.
+                        self.signals.jobs_ready();
+                    }
                 }
             }
             LeaseStatus::Lost => {

@@ -1,7 +1,7 @@
 //! How far a sweep has come.
 
-use avsweep_domain::{Coverage, SweepDefinition, SweepId, SweepState};
-use avsweep_search::strategy::planned_points;
+use avsweep_domain::{Coverage, Strategy, SweepDefinition, SweepId, SweepState};
+use avsweep_search::strategy::{Problem, planned_points};
 use avsweep_store::{RungCounts, SweepRecord, SweepTotals};
 use futures::stream::{self, Stream};
 use tokio::time::{Instant, sleep_until};
@@ -19,6 +19,8 @@ pub struct Progress {
     pub totals: SweepTotals,
     /// Points that the strategy will visit in all, where it knows.
     pub points_planned: Option<u64>,
+    /// The most points that it may visit, where it may stop earlier by itself.
+    pub points_budget: Option<u64>,
     /// Points whose every search query is done.
     pub points_done: u64,
     /// Points done per second lately; a watcher's only.
@@ -36,6 +38,15 @@ impl Progress {
     }
 }
 
+/// The most points that a strategy may visit, where it may stop earlier by itself.
+fn points_budget(strategy: &Strategy) -> Option<u64> {
+    match strategy {
+        Strategy::Hierarchical(settings) => settings.budget.map(u64::from),
+        Strategy::Bayesian(settings) => Some(u64::from(settings.budget)),
+        Strategy::Grid | Strategy::Random(_) | Strategy::Sobol(_) => None,
+    }
+}
+
 /// Points whose every search query is done, from job counts alone.
 ///
 /// Exact while the strategy runs and each point is one job. Later the finalists' jobs on the confirm queries are among
@@ -46,7 +57,7 @@ fn points_done(definition: &SweepDefinition, totals: &SweepTotals, max_queries_p
         Coverage::Finalists | Coverage::All => totals.likelihood,
     };
     let per_point = jobs_at(definition, max_queries_per_job).first_rung_jobs();
-    let most = planned_points(definition).unwrap_or(totals.points);
+    let most = planned_points(&Problem::of(definition)).unwrap_or(totals.points);
     (first.done / per_point).min(most.saturating_sub(first.parked.div_ceil(per_point)))
 }
 
@@ -54,12 +65,14 @@ impl Coordinator {
     /// A sweep's progress.
     pub(crate) async fn progress_of(&self, record: SweepRecord) -> Result<Progress, CoordinatorError> {
         let totals = self.store.totals(record.id).await?;
-        let points_planned = planned_points(&record.definition);
+        let points_planned = planned_points(&Problem::of(&record.definition));
         let points_done = points_done(&record.definition, &totals, self.settings.max_queries_per_job);
+        let points_budget = points_budget(&record.definition.strategy);
         Ok(Progress {
             record,
             totals,
             points_planned,
+            points_budget,
             points_done,
             points_per_second: None,
             seconds_left: None,

@@ -184,7 +184,7 @@ impl Coordinator {
                 slice,
                 priority: SAMPLE_PRIORITY,
             });
-            let plan = Plan { jobs: jobs.collect() };
+            let plan = Plan { jobs: jobs.collect(), ..Plan::default() };
             debug!(sweep = record.definition.name, point = %request.point, jobs = plan.jobs.len(), "sample planned");
             self.store.plan(record.id, &plan, None, self.clock.now()).await?;
         }

@@ -8,8 +8,8 @@ use avsweep_domain::{
 };
 use avsweep_store::{
     Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob,
-    Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow, Store, StoreError,
-    SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
+    Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow, SearchPoint, Store,
+    StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
 };
 
 use super::Metrics;
@@ -196,6 +196,14 @@ impl Store for MeasuredStore {
         ordinals: &[u32],
     ) -> Result<Vec<ResultRow>, StoreError> {
         self.timed("point_results", self.inner.point_results(sweep, point, ordinals)).await
+    }
+
+    async fn search_points(
+        &self,
+        sweep: SweepId,
+        filter: PointFilter<'_>,
+    ) -> Result<Vec<SearchPoint>, StoreError> {
+        self.timed("search_points", self.inner.search_points(sweep, filter)).await
     }
 
     async fn point_jobs(&self, sweep: SweepId, point: &Point) -> Result<Vec<JobStatus>, StoreError> {

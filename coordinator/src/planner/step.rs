@@ -4,6 +4,7 @@ use avsweep_domain::{Coverage, SweepDefinition};
 use avsweep_store::{RungCounts, SweepTotals};
 
 use super::jobs::has_finalist_jobs;
+use super::seen::is_adaptive;
 
 /// What the planner knows of a sweep without looking at any result.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +13,8 @@ pub struct Snapshot {
     pub totals: SweepTotals,
     /// Where the strategy stands.
     pub strategy: StrategyState,
+    /// Workers that could evaluate; at least one is taken to be there. Counts for strategies that decide from results.
+    pub workers: u64,
     /// Finalists were chosen from the history as it is now, and their jobs planned.
     pub finalists_settled: bool,
     /// The store was just asked for generation jobs without a judgement job and has none.
@@ -53,12 +56,8 @@ pub fn plan_step(definition: &SweepDefinition, snapshot: &Snapshot, low_water: u
     if totals.generation.done > all(&totals.judgement) && !snapshot.judgements_settled {
         return Step::Judge;
     }
-    let first_rung = match definition.evaluation.likelihood {
-        Coverage::None => &totals.generation,
-        Coverage::Finalists | Coverage::All => &totals.likelihood,
-    };
     match snapshot.strategy {
-        StrategyState::Open if first_rung.ready < low_water.max(1) => return Step::Propose,
+        StrategyState::Open if wants_points(definition, snapshot, low_water) => return Step::Propose,
         StrategyState::Open | StrategyState::Waiting => return Step::Wait,
         StrategyState::Finished => {}
     }
@@ -70,6 +69,23 @@ pub fn plan_step(definition: &SweepDefinition, snapshot: &Snapshot, low_water: u
     }
     let open = totals.likelihood.open() + totals.generation.open() + totals.judgement.open();
     if open == 0 { Step::Finish } else { Step::Wait }
+}
+
+/// Whether there should be more points.
+///
+/// A sequence known beforehand is planned well ahead of the workers. A choice that depends on results is made as late as
+/// can be, when a worker would have nothing to do: the more results it has seen, the better it is. With one worker, one
+/// evaluation is in flight at a time.
+fn wants_points(definition: &SweepDefinition, snapshot: &Snapshot, low_water: u64) -> bool {
+    let totals = &snapshot.totals;
+    if is_adaptive(&definition.strategy) {
+        return totals.likelihood.open() + totals.generation.open() < snapshot.workers.max(1);
+    }
+    let first_rung = match definition.evaluation.likelihood {
+        Coverage::None => &totals.generation,
+        Coverage::Finalists | Coverage::All => &totals.likelihood,
+    };
+    first_rung.ready < low_water.max(1)
 }
 
 fn all(counts: &RungCounts) -> u64 {

@@ -28,7 +28,7 @@ impl Coordinator {
     }
 
     /// Keeps a turn that has taken a while.
-    async fn keep(&self, turn: &mut Turn) -> Result<(), CoordinatorError> {
+    pub(super) async fn keep(&self, turn: &mut Turn) -> Result<(), CoordinatorError> {
         if turn.extended.elapsed() < self.settings.planning_duration / 3 {
             return Ok(());
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use avsweep_domain::{LevelRate, Rung};
 use avsweep_proto::v1;
+use avsweep_search::honesty::Assurance;
 use avsweep_search::{Answer, BestPoint, DomainAnswer};
 use avsweep_store::{
     JobRecord, LeaseStatus, LeasedJob, ResultRow, ResultValue, RungCounts, Timestamp, WorkerJob, WorkerKind,
@@ -62,6 +63,7 @@ pub(super) fn progress(progress: &Progress) -> v1::SweepProgress {
         state: v1::SweepState::from(record.state).into(),
         fingerprint: record.fingerprint.as_bytes().to_vec(),
         points_planned: progress.points_planned,
+        points_budget: progress.points_budget,
         points_done: progress.points_done,
         rungs: vec![
             rung_progress(Rung::Likelihood, &totals.likelihood),
@@ -74,9 +76,7 @@ pub(super) fn progress(progress: &Progress) -> v1::SweepProgress {
         evaluate_micros: micros(totals.timings.evaluate),
         duplicate_results: totals.duplicate_results,
         created_at: record.created_at.0.div_euclid(1000),
-        strategy: match record.definition.strategy {
-            avsweep_domain::Strategy::Grid => "grid".to_owned(),
-        },
+        strategy: record.definition.strategy.kind().to_owned(),
         priority: record.priority,
         workers: totals.holders,
         failures: totals.lost + totals.errors,
@@ -111,7 +111,18 @@ fn domain_answer(domain: &DomainAnswer) -> v1::DomainAnswer {
     }
 }
 
-fn target_answer(answer: &Answer) -> v1::TargetAnswer {
+fn assurance(assurance: &Assurance) -> v1::Assurance {
+    let (next, next_gain) = assurance.next.as_ref().map(|(point, gain)| (point.into(), *gain)).unzip();
+    v1::Assurance {
+        probability_best: assurance.probability_best,
+        expected_regret: assurance.expected_regret,
+        regret_bound: assurance.regret_bound,
+        next,
+        next_gain: next_gain.unwrap_or_default(),
+    }
+}
+
+fn target_answer((answer, sure): (&Answer, &Option<Assurance>)) -> v1::TargetAnswer {
     let target = Some((&answer.target).into());
     let Some(BestPoint { id, point, domains, search, reported, judged, achieved }) = &answer.best else {
         return v1::TargetAnswer { target, ..v1::TargetAnswer::default() };
@@ -125,12 +136,13 @@ fn target_answer(answer: &Answer) -> v1::TargetAnswer {
         confirm_aggregate: *reported,
         judged_aggregate: *judged,
         achieved: *achieved,
+        assurance: sure.as_ref().map(assurance),
     }
 }
 
 pub(super) fn best_points(answers: &Answers) -> v1::BestPointsResponse {
     v1::BestPointsResponse {
-        answers: answers.answers.iter().map(target_answer).collect(),
+        answers: answers.answers.iter().zip(&answers.assurances).map(target_answer).collect(),
         reported_set: v1::QuerySet::from(answers.reported_set).into(),
         reading: v1::Reading::from(answers.reading).into(),
         points_measured: answers.points_measured,

@@ -67,6 +67,7 @@ fn question(wire: v1::BestPointsRequest) -> Result<Question, ConvertError> {
         targets: wire.targets.into_iter().map(Target::try_from).collect::<Result<_, _>>()?,
         aggregate: aggregate.unwrap_or_default(),
         reading,
+        assured: wire.assured,
     })
 }
 

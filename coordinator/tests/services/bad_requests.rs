@@ -142,6 +142,7 @@ async fn requests_of_users_that_name_what_is_not_there() -> anyhow::Result<()> {
         targets,
         aggregate: 0,
         reading: 0,
+        assured: false,
     };
     refused(sweeps.best_points(best(vec![target(&[1])])).await, invalid, "1 domains; the sweep has 2");
     refused(

@@ -1,6 +1,7 @@
 //! The services over gRPC in process, with a store in memory.
 
 mod bad_requests;
+mod choosing;
 mod export;
 mod leasing;
 mod observing;

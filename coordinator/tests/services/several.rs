@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use avsweep_coordinator::{Coordinator, ManualClock};
 use avsweep_domain::{LeaseToken, QuerySet, Rung, SweepDefinition, SweepId};
 use avsweep_proto::v1;
-use avsweep_search::strategy::known_point;
+use avsweep_search::strategy::{Problem, known_point};
 use avsweep_store::{JobFilter, PostgresStore, PostgresStoreOptions, Store};
 
 use crate::support::{ALL_RUNGS, BOUND, Cluster, Shape, definition, eventually, lease_request, settings};
@@ -40,7 +40,7 @@ async fn check_plan(cluster: &Cluster, sweep: SweepId, definition: &SweepDefinit
         .map(|job| job.job.point.clone())
         .collect();
     planned.dedup();
-    let strategy: Vec<_> = (0..9).map_while(|index| known_point(definition, index)).collect();
+    let strategy: Vec<_> = (0..9).map_while(|index| known_point(&Problem::of(definition), index)).collect();
     assert_eq!(planned, strategy);
     Ok(())
 }

@@ -226,6 +226,7 @@ impl Cluster {
             targets: vec![],
             aggregate: aggregate.into(),
             reading: reading.into(),
+            assured: false,
         };
         Ok(self.sweeps().best_points(request).await?.into_inner())
     }

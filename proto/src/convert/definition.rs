@@ -2,8 +2,8 @@
 
 use avsweep_domain::{
     Coefficient, Coverage, DecodeSettings, DefinitionError, DomainDefinition, Dtype, Evaluation,
-    JudgeProvider, JudgeSettings, Levels, Message, ModelSource, Query, Range, Role, Space, Strategy,
-    SweepDefinition, VectorSource,
+    JudgeProvider, JudgeSettings, Levels, Message, ModelSource, Query, Range, Role, Space, SweepDefinition,
+    VectorSource,
 };
 
 use super::word::{fingerprint, ticks};
@@ -154,28 +154,6 @@ impl TryFrom<v1::Domain> for DomainDefinition {
 
     fn try_from(wire: v1::Domain) -> Result<Self, ConvertError> {
         Ok(Self { name: wire.name, search: all(wire.search)?, confirm: all(wire.confirm)? })
-    }
-}
-
-impl From<&Strategy> for v1::Strategy {
-    fn from(strategy: &Strategy) -> Self {
-        use v1::strategy::Kind;
-        Self {
-            kind: Some(match strategy {
-                Strategy::Grid => Kind::Grid(v1::GridStrategy {}),
-            }),
-        }
-    }
-}
-
-impl TryFrom<v1::Strategy> for Strategy {
-    type Error = ConvertError;
-
-    fn try_from(wire: v1::Strategy) -> Result<Self, ConvertError> {
-        use v1::strategy::Kind;
-        Ok(match required("Strategy", "kind", wire.kind)? {
-            Kind::Grid(v1::GridStrategy {}) => Self::Grid,
-        })
     }
 }
 

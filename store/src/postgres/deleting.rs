@@ -173,6 +173,7 @@ async fn delete_rest(connection: &mut PgConnection, sweep: SweepId) -> Result<()
     for statement in [
         "DELETE FROM sweep_counts WHERE sweep = $1",
         "DELETE FROM sweep_queries WHERE sweep = $1",
+        "DELETE FROM choices WHERE sweep = $1",
         "DELETE FROM sweep_planners WHERE sweep = $1",
         "DELETE FROM sweeps WHERE id = $1",
     ] {

@@ -9,7 +9,10 @@ use crate::StoreError;
 use crate::error::During;
 
 /// Every migration; the version of a schema is how many of them it has seen.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/postgres/0001_first.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../migrations/postgres/0001_first.sql"),
+    include_str!("../../../migrations/postgres/0002_choices.sql"),
+];
 
 /// The newest version that this program knows.
 const NEWEST: i64 = MIGRATIONS.len() as i64;

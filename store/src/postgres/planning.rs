@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnection;
 
 use super::connection::{PostgresStore, begin, call};
 use super::counting::Change;
-use super::{guards, results, sweeps, tallying};
+use super::{guards, results, searching, sweeps, tallying};
 use crate::error::{During, PlanProblem};
 use crate::layout::SweepLayout;
 use crate::packed_tallies;
@@ -64,6 +64,9 @@ async fn plan_once(
         planner.add_jobs(jobs).await?;
     }
     let planned = planner.planned;
+    if let Some(choice) = &plan.choice {
+        searching::write_choice(&mut transaction, sweep, choice).await?;
+    }
     transaction.commit().await.during(OPERATION)?;
     Ok(planned)
 }

@@ -185,6 +185,7 @@ async fn delete_rest(connection: &mut SqliteConnection, sweep: SweepId) -> Resul
         "DELETE FROM job_counts WHERE sweep = ?1",
         "DELETE FROM sweep_totals WHERE sweep = ?1",
         "DELETE FROM sweep_queries WHERE sweep = ?1",
+        "DELETE FROM choices WHERE sweep = ?1",
         "DELETE FROM sweep_controls WHERE sweep = ?1",
         "DELETE FROM sweeps WHERE id = ?1",
     ] {

@@ -9,9 +9,10 @@ use crate::StoreError;
 use crate::error::During;
 
 /// Every migration; the version of a schema is how many of them it has seen.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/sqlite/0001_first.sql"),
     include_str!("../../../migrations/sqlite/0002_cluster.sql"),
+    include_str!("../../../migrations/sqlite/0003_choices.sql"),
 ];
 
 /// SQLite's `application_id` of our files: "avsw".

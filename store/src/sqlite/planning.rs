@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::connection::{SqliteStore, begin};
 use super::tallying::StoredPoint;
-use super::{guards, results, sweeps, tallying};
+use super::{guards, results, searching, sweeps, tallying};
 use crate::error::{During, PlanProblem};
 use crate::layout::SweepLayout;
 use crate::point_results;
@@ -42,6 +42,9 @@ pub(super) async fn plan(
             Round { store, layout: &layout, connection: &mut transaction, scores: HashMap::new() };
         let points = round.add_points(jobs, &mut planned).await?;
         round.add_jobs(jobs, &points, &mut planned).await?;
+    }
+    if let Some(choice) = &plan.choice {
+        searching::write_choice(&mut transaction, sweep, choice).await?;
     }
     sqlx::query("UPDATE sweep_totals SET points = points + ?2 WHERE sweep = ?1")
         .bind(sweep.0)

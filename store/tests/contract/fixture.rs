@@ -199,7 +199,7 @@ pub(crate) async fn create(store: &dyn Store, definition: &SweepDefinition) -> R
 }
 
 pub(crate) async fn plan(store: &dyn Store, sweep: SweepId, jobs: Vec<NewJob>) -> Result<Planned> {
-    Ok(store.plan(sweep, &Plan { jobs }, None, NOW).await?)
+    Ok(store.plan(sweep, &Plan { jobs, ..Plan::default() }, None, NOW).await?)
 }
 
 /// Leases one job, which must be there.

@@ -20,7 +20,7 @@ async fn held(store: &dyn Store, sweep: SweepId) -> Result<PlanningGuard> {
 }
 
 fn one_job() -> Plan {
-    Plan { jobs: vec![job("0,0", Rung::Likelihood, SEARCH)] }
+    Plan { jobs: vec![job("0,0", Rung::Likelihood, SEARCH)], ..Plan::default() }
 }
 
 pub(crate) async fn one_holder_at_a_time_may_plan(store: &dyn Store) -> Result<()> {
@@ -82,7 +82,7 @@ pub(crate) async fn a_plan_under_a_lost_guard_writes_nothing(store: &dyn Store) 
 
     assert_eq!(store.plan(id, &one_job(), Some(&next), END).await?.new_jobs, 1);
     // Without a guard a user's plan is written, whoever holds it.
-    let sample = Plan { jobs: vec![job("0,0.5", Rung::Likelihood, SEARCH)] };
+    let sample = Plan { jobs: vec![job("0,0.5", Rung::Likelihood, SEARCH)], ..Plan::default() };
     assert_eq!(store.plan(id, &sample, None, NOW).await?.new_jobs, 1);
     Ok(())
 }

@@ -114,7 +114,7 @@ impl Pair<'_> {
     }
 
     async fn plan_jobs(&mut self, sweep: usize, jobs: &[NewJob]) -> Result<()> {
-        let plan = Plan { jobs: jobs.to_vec() };
+        let plan = Plan { jobs: jobs.to_vec(), ..Plan::default() };
         let planned = match self.store.plan(self.id(sweep), &plan, None, self.model.now).await {
             Ok(planned) => Some(planned),
             Err(StoreError::BadPlan { .. }) => None,
@@ -126,7 +126,7 @@ impl Pair<'_> {
     }
 
     async fn plan_guarded(&mut self, sweep: usize, jobs: &[NewJob], guard: PlanningGuard) -> Result<()> {
-        let plan = Plan { jobs: jobs.to_vec() };
+        let plan = Plan { jobs: jobs.to_vec(), ..Plan::default() };
         let planned = match self.store.plan(self.id(sweep), &plan, Some(&guard), self.model.now).await {
             Ok(planned) => Some(planned),
             Err(StoreError::PlanningLost { .. }) if !self.model.may_plan(sweep, &guard) => return Ok(()),

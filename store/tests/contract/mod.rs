@@ -12,6 +12,7 @@ pub(crate) mod leases;
 pub(crate) mod model;
 pub(crate) mod planning;
 pub(crate) mod reports;
+pub(crate) mod searching;
 pub(crate) mod shares;
 pub(crate) mod sharing;
 pub(crate) mod sweeps;
@@ -76,6 +77,9 @@ macro_rules! contract_suite {
             sharing::an_identical_response_is_judged_once,
             sharing::a_response_judged_meanwhile_keeps_its_first_verdict,
             sharing::queries_of_one_content_under_two_ids_are_evaluated_once,
+            searching::a_strategy_sees_what_came_of_its_points,
+            searching::without_likelihoods_a_point_is_measured_when_its_responses_are_judged,
+            searching::choices_are_written_with_their_plans_and_go_with_their_sweep,
             guards::one_holder_at_a_time_may_plan,
             guards::a_guard_is_extended_by_its_holder_in_the_same_term,
             guards::a_plan_under_a_lost_guard_writes_nothing,

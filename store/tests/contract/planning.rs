@@ -55,7 +55,17 @@ pub(crate) async fn a_plan_with_a_bad_job_is_refused_as_a_whole(store: &dyn Stor
         (job("0,0", Rung::Likelihood, slice(3, 11)), PlanProblem::Slice { queries: 10 }),
         (job("0,0", Rung::Judgement, SEARCH), PlanProblem::NoResponse { ordinal: 0 }),
     ] {
-        match store.plan(id, &avsweep_store::Plan { jobs: vec![good.clone(), bad.clone()] }, None, NOW).await
+        match store
+            .plan(
+                id,
+                &avsweep_store::Plan {
+                    jobs: vec![good.clone(), bad.clone()],
+                    ..avsweep_store::Plan::default()
+                },
+                None,
+                NOW,
+            )
+            .await
         {
             Err(StoreError::BadPlan { sweep, job, problem: found }) => {
                 assert_eq!((sweep, *job, found), (id, bad, problem));

@@ -1,8 +1,9 @@
 //! Laws of the planner's decision.
 
 use avsweep_domain::{
-    Coefficient, DecodeSettings, DomainDefinition, Dtype, Evaluation, Fingerprint, JudgeProvider,
-    JudgeSettings, Levels, Message, ModelSource, Query, Range, Role, Space, Strategy, Ticks, VectorSource,
+    BayesianSettings, Coefficient, DecodeSettings, DomainDefinition, Dtype, Evaluation, Fingerprint,
+    JudgeProvider, JudgeSettings, Levels, Message, ModelSource, Query, Range, Role, Space, Strategy, Ticks,
+    VectorSource,
 };
 
 use super::*;
@@ -55,7 +56,7 @@ fn counts(ready: u64, leased: u64, done: u64, parked: u64) -> RungCounts {
 
 fn snapshot(strategy: StrategyState) -> Snapshot {
     let totals = SweepTotals::default();
-    Snapshot { totals, strategy, finalists_settled: false, judgements_settled: false }
+    Snapshot { totals, strategy, workers: 0, finalists_settled: false, judgements_settled: false }
 }
 
 #[test]
@@ -68,6 +69,28 @@ fn points_are_proposed_only_when_few_jobs_wait() {
     assert_eq!(plan_step(&usual(), &now, LOW_WATER), Step::Wait);
     now.totals.likelihood = counts(0, 0, 0, 0);
     assert_eq!(plan_step(&usual(), &now, 0), Step::Propose, "a low water of none would never start");
+}
+
+#[test]
+fn a_strategy_that_decides_from_results_is_asked_when_a_worker_would_have_nothing_to_do() {
+    let definition = SweepDefinition { strategy: Strategy::Bayesian(BayesianSettings::default()), ..usual() };
+    let mut now = snapshot(StrategyState::Open);
+    for (workers, wanted) in [(0, 1), (1, 1), (3, 3)] {
+        now.workers = workers;
+        for open in 0..5 {
+            now.totals.likelihood = counts(open / 2, open - open / 2, 7, 1);
+            let step = if open < wanted { Step::Propose } else { Step::Wait };
+            assert_eq!(plan_step(&definition, &now, LOW_WATER), step, "{workers} workers, {open} open jobs");
+        }
+    }
+    // What is generated at a point keeps its worker busy too; what is judged does not.
+    now.workers = 1;
+    now.totals.likelihood = counts(0, 0, 8, 0);
+    now.totals.generation = counts(0, 1, 0, 0);
+    assert_eq!(plan_step(&definition, &now, LOW_WATER), Step::Wait);
+    now.totals.generation = counts(0, 0, 1, 0);
+    now.totals.judgement = counts(1, 0, 0, 0);
+    assert_eq!(plan_step(&definition, &now, LOW_WATER), Step::Propose);
 }
 
 #[test]

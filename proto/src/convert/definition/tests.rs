@@ -1,6 +1,9 @@
 //! Laws of the definition's conversions.
 
-use avsweep_domain::{Fingerprint, Ticks};
+use avsweep_domain::{
+    Aggregate, BayesianSettings, Fingerprint, HierarchicalSettings, Level, SequenceSettings, Strategy,
+    Target, Ticks, Wanted,
+};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 // Two things are called `Strategy` here: `Generator` is proptest's, `Strategy` the sweep's.
@@ -88,14 +91,44 @@ fn evaluation() -> impl Generator<Value = Evaluation> {
     )
 }
 
+/// Strategies that fit every space here: steps are whole and ranges may be a single point.
+fn strategy() -> impl Generator<Value = Strategy> {
+    let sequence = || (1u32.., any::<u64>()).prop_map(|(budget, seed)| SequenceSettings { budget, seed });
+    let hierarchical = (prop::option::of(Just(1u32)), 2u32..5, 1u32..4, 1u32..4, prop::option::of(1u32..))
+        .prop_map(|(levels, factor, width, leaders, budget)| {
+            Strategy::Hierarchical(HierarchicalSettings { levels, factor, width, leaders, finer: 0, budget })
+        });
+    let wanted = || {
+        prop_oneof![
+            (0u8..3).prop_map(|level| Wanted::Level(Level(level))),
+            Just(Wanted::AsBase),
+            Just(Wanted::Free)
+        ]
+    };
+    let targets = vec(vec(wanted(), 2).prop_map(Target::new), 0..3);
+    let aggregate = prop_oneof![Just(Aggregate::Min), Just(Aggregate::Mean), Just(Aggregate::Product)];
+    let bayesian = (2u32.., prop::option::of(Just(2u32)), 0.0f64..9.0, aggregate, targets, any::<u64>())
+        .prop_map(|(budget, initial, min_gain, aggregate, targets, seed)| {
+            Strategy::Bayesian(BayesianSettings { budget, initial, min_gain, aggregate, targets, seed })
+        });
+    prop_oneof![
+        Just(Strategy::Grid),
+        hierarchical,
+        bayesian,
+        sequence().prop_map(Strategy::Random),
+        sequence().prop_map(Strategy::Sobol),
+    ]
+}
+
 fn definition() -> impl Generator<Value = SweepDefinition> {
     let vector = (any::<[u8; 32]>(), ".{0,9}");
     let domains = ["medical", "legal"].map(|name| {
         (queries(format!("{name}-s"), 1..4), queries(format!("{name}-c"), 1..3))
             .prop_map(move |(search, confirm)| DomainDefinition { name: name.to_owned(), search, confirm })
     });
-    (vec(vector, 1..4), "[a-z][a-z0-9._-]{0,20}", model(), evaluation(), judge(), domains).prop_flat_map(
-        |(vectors, name, model, evaluation, judge, domains)| {
+    let measured = (evaluation(), strategy());
+    (vec(vector, 1..4), "[a-z][a-z0-9._-]{0,20}", model(), measured, judge(), domains).prop_flat_map(
+        |(vectors, name, model, (evaluation, strategy), judge, domains)| {
             coefficients(vectors.len()).prop_map(move |coefficients| SweepDefinition {
                 name: name.clone(),
                 model: model.clone(),
@@ -111,7 +144,7 @@ fn definition() -> impl Generator<Value = SweepDefinition> {
                 space: Space::new(coefficients).expect("names differ"),
                 levels: Levels::default(),
                 domains: domains.to_vec(),
-                strategy: Strategy::Grid,
+                strategy: strategy.clone(),
                 evaluation,
                 judge: judge.clone(),
             })
@@ -138,7 +171,15 @@ proptest! {
             change(&mut wire);
             SweepDefinition::try_from(wire).expect_err("broken").to_string()
         };
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 10] = [
+            (|wire| wire.strategy = Some(v1::Strategy { kind: None }), "Strategy.kind is missing"),
+            (
+                |wire| {
+                    let settings = v1::SequenceStrategy { budget: 0, seed: 1 };
+                    wire.strategy = Some(v1::Strategy { kind: Some(v1::strategy::Kind::Sobol(settings)) });
+                },
+                "strategy.budget is 0",
+            ),
             (|wire| wire.model = None, "SweepDefinition.model is missing"),
             (|wire| wire.vectors[0].fingerprint.truncate(31), "VectorSource.fingerprint is 31 bytes long"),
             (|wire| wire.coefficients[0].vector = 77, "refers to vector number 77"),

@@ -1,0 +1,295 @@
+//! Strategies that decide from results, in sweeps.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use avsweep_coordinator::{Clock as _, ManualClock, Settings};
+use avsweep_domain::{
+    BayesianSettings, Coverage, FailureLimits, HierarchicalSettings, Point, QueryScore, Range,
+    ReferenceScore, SequenceSettings, Space, Strategy, SweepDefinition, SweepId, Ticks, WorkerId,
+};
+use avsweep_proto::v1;
+use avsweep_search::strategy::{Decision, History, Measured, Problem, next_points};
+use avsweep_store::{
+    Choice, ChoiceLog as _, PointFilter, SearchState, SqliteStore, SqliteStoreOptions, Store, WorkerKind,
+    WorkerState, WorkerStatus,
+};
+
+use crate::support::{ALL_RUNGS, Cluster, Shape, definition, evaluate, lease_request, settings};
+
+/// Two knobs from −1 to 1 by 0.1: 441 points.
+fn searched(strategy: Strategy) -> SweepDefinition {
+    let mut definition = definition(Shape { search: 6, ..Shape::default() });
+    let range = Range::new(Ticks::new(-10_000), Ticks::new(10_000), Ticks::new(1000)).expect("divides");
+    let mut coefficients = definition.space.coefficients().to_vec();
+    coefficients.iter_mut().for_each(|coefficient| coefficient.range = range);
+    definition.space = Space::new(coefficients).expect("names differ");
+    definition.strategy = strategy;
+    definition.check().expect("a valid definition");
+    definition
+}
+
+fn bayesian(budget: u32) -> Strategy {
+    Strategy::Bayesian(BayesianSettings {
+        budget,
+        initial: Some(8),
+        min_gain: 0.0,
+        ..BayesianSettings::default()
+    })
+}
+
+fn hierarchical() -> Strategy {
+    Strategy::Hierarchical(HierarchicalSettings { budget: Some(60), ..HierarchicalSettings::default() })
+}
+
+/// One job a point.
+fn one_job_a_point() -> Settings {
+    Settings { max_queries_per_job: 256, ..settings() }
+}
+
+/// Results that are smooth in the knobs: a domain's level follows its own knob and, a little, the other's.
+fn smooth(definition: &SweepDefinition, job: &v1::LeasedJob) -> anyhow::Result<v1::ReportRequest> {
+    use v1::report_request::Results;
+    let mut report = evaluate(definition, job)?;
+    if let Some(Results::Scores(scores)) = &mut report.results {
+        let point = Point::try_from(job.point.clone().context("a point")?)?;
+        let knobs: Vec<f64> = point.values().iter().map(|ticks| ticks.to_f64()).collect();
+        for result in &mut scores.results {
+            let entry =
+                definition.queries().nth(result.ordinal as usize).context("an ordinal of the sweep")?;
+            let own = knobs[entry.domain] + 0.3 * knobs[1 - entry.domain] * knobs[entry.domain];
+            let at = 1.0 + own + 0.2 * (f64::from(result.ordinal % 5) - 2.0);
+            let score = |reference: u8| ReferenceScore {
+                log_prob_sum: -2.0 - 3.0 * (f64::from(reference) - at).powi(2),
+                tokens: 2,
+                bytes: 7,
+            };
+            *result = v1::ScoreResult::from(&(result.ordinal, QueryScore((0..3).map(score).collect())));
+        }
+    }
+    Ok(report)
+}
+
+struct Search {
+    store: Arc<SqliteStore>,
+    cluster: Cluster,
+    definition: SweepDefinition,
+    sweep: SweepId,
+}
+
+impl Search {
+    /// A coordinator over a file that may be there already.
+    async fn open(file: &Path, definition: &SweepDefinition, settings: Settings) -> anyhow::Result<Self> {
+        let store = Arc::new(SqliteStore::open(&SqliteStoreOptions::file(file)).await?);
+        let cluster =
+            Cluster::over(Arc::clone(&store) as Arc<dyn Store>, ManualClock::default(), settings).await;
+        // Who held a lease is gone.
+        cluster.coordinator.reap_all().await?;
+        let sweep = SweepId(cluster.create(definition).await?);
+        Ok(Self { store, cluster, definition: definition.clone(), sweep })
+    }
+
+    async fn is_done(&self) -> anyhow::Result<bool> {
+        Ok(self.cluster.progress("tiny").await?.state() == v1::SweepState::Done)
+    }
+
+    /// Plans, then does one job; `false` at the sweep's end.
+    async fn step(&self) -> anyhow::Result<bool> {
+        self.cluster.coordinator.plan_once().await?;
+        if let Some(job) = self.cluster.lease(&ALL_RUNGS, 1).await?.pop() {
+            self.cluster.jobs().report(smooth(&self.definition, &job)?).await?;
+            return Ok(true);
+        }
+        ensure!(self.is_done().await?, "{:?}", self.cluster.progress("tiny").await?);
+        Ok(false)
+    }
+
+    async fn choices(&self) -> anyhow::Result<Vec<Choice>> {
+        Ok(self.store.choices(self.sweep).await?)
+    }
+
+    /// Makes it known that there are so many workers.
+    async fn note_workers(&self, count: usize) -> anyhow::Result<()> {
+        self.cluster.coordinator.plan_once().await?;
+        for number in 0..count {
+            let status = WorkerStatus {
+                worker: WorkerId(format!("worker-{number}")),
+                kind: WorkerKind::Worker,
+                state: WorkerState::Busy,
+                device: String::new(),
+                host: String::new(),
+                version: String::new(),
+                finished: 0,
+                failed: 0,
+                lost: 0,
+                results: 0,
+                rate: 0.0,
+                problem: None,
+            };
+            self.store.note_worker(&status, self.cluster.clock.now()).await?;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_search_stopped_at_any_step_goes_on_with_the_same_points() -> anyhow::Result<()> {
+    for strategy in [bayesian(16), hierarchical()] {
+        let definition = searched(strategy);
+        let folder = tempfile::tempdir()?;
+        let undisturbed =
+            Search::open(&folder.path().join("whole.db"), &definition, one_job_a_point()).await?;
+        let mut steps = 0;
+        while undisturbed.step().await? {
+            steps += 1;
+        }
+        let wanted = undisturbed.choices().await?;
+        ensure!(wanted.len() > 10 && wanted.iter().all(|choice| choice.points.len() == 1), "{wanted:?}");
+        ensure!(wanted.iter().all(|choice| choice.pending.is_empty()), "one evaluation in flight");
+
+        // Stopped after every step, each time with the next job in a worker's hands.
+        let file = folder.path().join("stopped.db");
+        for _ in 0..=steps {
+            let search = Search::open(&file, &definition, one_job_a_point()).await?;
+            search.step().await?;
+            search.cluster.coordinator.plan_once().await?;
+            search.cluster.lease(&ALL_RUNGS, 1).await?;
+        }
+        let search = Search::open(&file, &definition, one_job_a_point()).await?;
+        while search.step().await? {}
+        assert_eq!(search.choices().await?, wanted);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_choice_with_several_in_flight_is_taken_again_from_its_record() -> anyhow::Result<()> {
+    for strategy in [bayesian(24), hierarchical()] {
+        let definition = searched(strategy);
+        let folder = tempfile::tempdir()?;
+        let search = Search::open(&folder.path().join("store.db"), &definition, one_job_a_point()).await?;
+        search.note_workers(3).await?;
+        let mut held = Vec::new();
+        let mut turn = 0usize;
+        while !search.is_done().await? {
+            search.cluster.coordinator.plan_once().await?;
+            held.extend(search.cluster.lease(&ALL_RUNGS, 1).await?);
+            turn += 1;
+            // Out of order, and sometimes none: what is in flight changes from choice to choice.
+            if !held.is_empty() && (held.len() >= 3 || turn.is_multiple_of(4)) {
+                let job = held.remove(turn * 7 % held.len());
+                search.cluster.jobs().report(smooth(&definition, &job)?).await?;
+            }
+            ensure!(turn < 10_000, "the sweep does not end");
+        }
+        let choices = search.choices().await?;
+        ensure!(
+            choices.iter().any(|choice| choice.pending.len() >= 2),
+            "several were in flight: {choices:?}"
+        );
+        let points = search.store.search_points(search.sweep, PointFilter::All).await?;
+        let log_probs = |wanted: &Point| {
+            points.iter().find(|found| found.point == *wanted).and_then(|found| match &found.state {
+                SearchState::Measured { log_probs, .. } => Some(log_probs.as_slice()),
+                SearchState::Pending | SearchState::GivenUp => None,
+            })
+        };
+        let problem = Problem::of(&definition);
+        let mut before: Vec<Point> = Vec::new();
+        for choice in choices {
+            assert_eq!(choice.proposed, before.len() as u64);
+            let measured = before
+                .iter()
+                .filter(|point| !choice.pending.contains(point) && !choice.given_up.contains(point))
+                .map(|point| {
+                    Ok(Measured { point, log_probs: log_probs(point).context("measured")?, judged: None })
+                })
+                .collect::<anyhow::Result<Vec<_>>>()?;
+            let history = History {
+                proposed: choice.proposed,
+                measured: &measured,
+                pending: &choice.pending,
+                given_up: &choice.given_up,
+            };
+            let again = next_points(&problem, &history, choice.asked as usize);
+            assert_eq!(again, Decision::Propose(choice.points.clone()));
+            before.extend(choice.points);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_point_whose_jobs_are_parked_holds_nothing_up() -> anyhow::Result<()> {
+    for strategy in [bayesian(14), hierarchical(), Strategy::Sobol(SequenceSettings { budget: 12, seed: 3 })]
+    {
+        let definition = searched(strategy);
+        let folder = tempfile::tempdir()?;
+        let settings = Settings { failure_limits: FailureLimits { lost: 1, errors: 1 }, ..one_job_a_point() };
+        let search = Search::open(&folder.path().join("store.db"), &definition, settings).await?;
+        let mut jobs = 0;
+        while !search.is_done().await? {
+            search.cluster.coordinator.plan_once().await?;
+            for job in search.cluster.lease(&ALL_RUNGS, 1).await? {
+                jobs += 1;
+                if jobs % 5 == 2 && job.rung() == v1::Rung::Likelihood {
+                    let lease = job.lease.clone();
+                    let worker = "tester".to_owned();
+                    let request =
+                        v1::FailRequest { worker, lease, error: "broken".to_owned(), ..Default::default() };
+                    search.cluster.jobs().fail(request).await?;
+                } else {
+                    search.cluster.jobs().report(smooth(&definition, &job)?).await?;
+                }
+            }
+            ensure!(jobs < 1000, "the sweep does not end");
+        }
+        let points = search.store.search_points(search.sweep, PointFilter::All).await?;
+        let given_up = points.iter().filter(|point| point.state == SearchState::GivenUp).count();
+        ensure!(given_up >= 2, "{given_up} points given up");
+        ensure!(points.iter().all(|point| point.state != SearchState::Pending));
+        let best = search.cluster.best(&definition).await?;
+        assert_eq!(best.points_measured, (points.len() - given_up) as u64);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_likelihoods_points_are_chosen_by_verdicts() -> anyhow::Result<()> {
+    let mut definition = searched(hierarchical());
+    (definition.evaluation.likelihood, definition.evaluation.generation) = (Coverage::None, Coverage::All);
+    let folder = tempfile::tempdir()?;
+    let search = Search::open(&folder.path().join("store.db"), &definition, one_job_a_point()).await?;
+    while search.step().await? {}
+    let best = search.cluster.best(&definition).await?;
+    ensure!(best.answers.iter().all(|answer| answer.search_aggregate == 1.0), "{best:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_with_work_leaves_the_next_point_to_a_free_one() -> anyhow::Result<()> {
+    let definition = searched(bayesian(20));
+    let folder = tempfile::tempdir()?;
+    let search = Search::open(&folder.path().join("store.db"), &definition, one_job_a_point()).await?;
+    search.note_workers(2).await?;
+    search.cluster.coordinator.plan_once().await?;
+    let lease = async |number: usize| {
+        let request =
+            v1::LeaseRequest { worker: format!("worker-{number}"), ..lease_request(&ALL_RUNGS, 4, 0) };
+        anyhow::Ok(search.cluster.jobs().lease(request).await?.into_inner().jobs)
+    };
+    let first = lease(0).await?;
+    assert_eq!((first.len(), lease(0).await?.len()), (1, 0), "two points for two workers");
+    let second = lease(1).await?;
+    assert_eq!(second.len(), 1);
+    ensure!(first[0].point != second[0].point);
+    // Both are busy: nothing is chosen ahead.
+    search.cluster.coordinator.plan_once().await?;
+    assert_eq!(search.store.totals(search.sweep).await?.likelihood.open(), 2);
+    let report = v1::ReportRequest { worker: "worker-0".to_owned(), ..smooth(&definition, &first[0])? };
+    search.cluster.jobs().report(report).await?;
+    search.cluster.coordinator.plan_once().await?;
+    assert_eq!((lease(1).await?.len(), lease(0).await?.len()), (0, 1));
+    Ok(())
+}

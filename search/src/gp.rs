@@ -1,0 +1,15 @@
+//! A Gaussian process with many outputs that share one kernel.
+//!
+//! The kernel is Matérn-5/2 with a length per coefficient and a nugget; its parameters maximise the marginal likelihood
+//! of all outputs at once. The outputs' covariance is free (the intrinsic coregionalisation model): it is estimated
+//! from the residuals, has at most as many dimensions as there are points, and is never formed.
+
+mod binomial;
+mod fit;
+mod kernel;
+mod posterior;
+
+pub use binomial::{BinomialGp, empirical_probit};
+pub use fit::fit;
+pub use kernel::Kernel;
+pub use posterior::{Gp, GpError, Prediction};

@@ -1,0 +1,84 @@
+//! How far an answer can be trusted: is the chosen point the best, what may be lost, and what would tell more.
+
+use avsweep_domain::{Aggregate, BayesianSettings, Interval, Point, Strategy, Target};
+
+use crate::bayesian;
+use crate::normal::quantile;
+use crate::problem::{Measured, Problem, SearchRung};
+
+/// A target's best measured point and what is known of the points that are not measured.
+///
+/// All of it is on the search queries and in units of the aggregate, which points are chosen by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assurance {
+    /// The target.
+    pub target: Target,
+    /// The best measured point.
+    pub chosen: Point,
+    /// Its value.
+    pub value: f64,
+    /// The probability that no other point of the grid is better.
+    pub probability_best: f64,
+    /// By how much the grid's best is expected to be better.
+    pub expected_regret: f64,
+    /// With 95 % probability the grid's best is better by no more than this.
+    pub regret_bound: f64,
+    /// The evaluation that is expected to gain most for this target, and how much; `None` when none may gain anything.
+    pub next: Option<(Point, f64)>,
+}
+
+/// Per target, how far its best measured point can be trusted, by the model of `bayesian`; whatever strategy measured.
+///
+/// `None` where no model can be made: on the judged rung, or with too few points.
+pub fn assurances(problem: &Problem, measured: &[Measured<'_>]) -> Option<Vec<Assurance>> {
+    if problem.rung() != SearchRung::Likelihood || measured.len() < 2 {
+        return None;
+    }
+    let settings = match problem.strategy() {
+        Strategy::Bayesian(settings) => settings.clone(),
+        _ => BayesianSettings::default(),
+    };
+    bayesian::assurances(problem, &settings, measured)
+}
+
+/// Rates (`domains × levels`) at judged points with the judge's noise smoothed away, in the order of `measured`; `None` where
+/// a point lacks verdicts or no model can be made.
+///
+/// The best of many noisy points is chosen by these, not by its own lucky count.
+pub fn smoothed_rates(problem: &Problem, measured: &[Measured<'_>]) -> Option<Vec<Vec<f64>>> {
+    let width = problem.domains().len() * problem.levels();
+    let judged: Option<Vec<(&Point, &[u32])>> = measured
+        .iter()
+        .map(|measured| Some((measured.point, measured.judged.filter(|counts| counts.len() == width)?)))
+        .collect();
+    judged.filter(|judged| judged.len() >= 2).and_then(|judged| bayesian::smoothed_rates(problem, &judged))
+}
+
+/// The 95 % interval of a target's value from each wanted domain's count of confirm queries at the wanted level.
+///
+/// Confirm queries had no part in the choice, so that a chosen point's rates on them are as good or bad as any point's: there
+/// is no winner's curse to correct for. Every domain's rate has a Wilson interval at the level 1 − 0.05/K, so that all K hold
+/// together (Bonferroni), and the aggregate rises with every rate.
+pub fn confirm_interval(aggregate: Aggregate, counts: &[(u32, u32)]) -> Interval {
+    let z = quantile(1.0 - 0.025 / counts.len().max(1) as f64);
+    let ends: Vec<(f64, f64)> = counts.iter().map(|(count, n)| wilson(*count, *n, z)).collect();
+    Interval {
+        low: aggregate.of(ends.iter().map(|end| end.0)),
+        high: aggregate.of(ends.iter().map(|end| end.1)),
+    }
+}
+
+/// Wilson's score interval at `z` deviations; see [`avsweep_domain::wilson_interval`].
+fn wilson(count: u32, n: u32, z: f64) -> (f64, f64) {
+    if n == 0 {
+        return (0.0, 1.0);
+    }
+    let (n, p) = (f64::from(n), f64::from(count) / f64::from(n));
+    let z2 = z * z;
+    let centre = (p + z2 / (2.0 * n)) / (1.0 + z2 / n);
+    let half = z / (1.0 + z2 / n) * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
+    ((centre - half).max(0.0), (centre + half).min(1.0))
+}
+
+#[cfg(test)]
+mod tests;

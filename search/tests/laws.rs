@@ -1,0 +1,165 @@
+//! Laws of searches that adapt to what they see.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+
+use avsweep_domain::{BayesianSettings, HierarchicalSettings, Point, Space, Strategy};
+use avsweep_search::SearchRung;
+use avsweep_search::strategy::{Decision, History, Measured, Problem, next_points};
+use avsweep_search::surface::{Surface, catalogue};
+
+/// A surface's searches, measured as asked.
+struct Bench {
+    surface: Surface,
+    problem: Problem,
+}
+
+impl Bench {
+    fn new(name: &str, steps: u32, strategy: Strategy) -> Self {
+        let surface = catalogue(4).into_iter().find(|surface| surface.name() == name).unwrap();
+        let space: Space = surface.space(steps).unwrap();
+        let problem =
+            Problem::new(space, &surface.levels(), surface.domains(), strategy, SearchRung::Likelihood)
+                .unwrap();
+        Self { surface, problem }
+    }
+
+    fn decide(&self, measured: &[Point], pending: &[Point], limit: usize) -> Decision {
+        let log_probs: Vec<Vec<f32>> =
+            measured.iter().map(|point| self.surface.log_probs_at(point)).collect();
+        let measured: Vec<Measured<'_>> = measured
+            .iter()
+            .zip(&log_probs)
+            .map(|(point, log_probs)| Measured { point, log_probs, judged: None })
+            .collect();
+        let proposed = (measured.len() + pending.len()) as u64;
+        let history = History { proposed, measured: &measured, pending, given_up: &[] };
+        next_points(&self.problem, &history, limit)
+    }
+
+    /// The points of a search with so many evaluations in flight, measured in the order of `pick`.
+    fn run(&self, in_flight: usize, mut pick: impl FnMut(usize) -> usize) -> Vec<Point> {
+        let (mut measured, mut pending): (Vec<Point>, Vec<Point>) = (Vec::new(), Vec::new());
+        loop {
+            let mut finished = false;
+            while pending.len() < in_flight {
+                match self.decide(&measured, &pending, in_flight - pending.len()) {
+                    Decision::Propose(points) => {
+                        assert!(!points.is_empty() && points.len() <= in_flight - pending.len());
+                        for point in points {
+                            assert!(!measured.contains(&point) && !pending.contains(&point), "{point} again");
+                            pending.push(point);
+                        }
+                    }
+                    Decision::Wait => {
+                        assert!(!pending.is_empty(), "nothing to wait for");
+                        break;
+                    }
+                    Decision::Finished => {
+                        finished = true;
+                        break;
+                    }
+                }
+            }
+            if pending.is_empty() {
+                assert!(finished);
+                return measured;
+            }
+            let next = pick(pending.len());
+            measured.push(pending.remove(next));
+        }
+    }
+}
+
+fn bayesian(budget: u32) -> Strategy {
+    Strategy::Bayesian(BayesianSettings { budget, min_gain: 0.0, seed: 3, ..BayesianSettings::default() })
+}
+
+#[test]
+fn a_search_resumed_at_any_step_makes_the_same_choices() {
+    for strategy in [bayesian(30), Strategy::Hierarchical(HierarchicalSettings::default())] {
+        let bench = Bench::new("cross-talk", 10, strategy);
+        let points = bench.run(1, |_| 0);
+        assert!(points.len() >= 30);
+        for stop in (0..points.len()).step_by(7) {
+            // The store gives points in ticks order: the order of results is forgotten.
+            let mut measured = points[..stop].to_vec();
+            measured.sort();
+            let decision = bench.decide(&measured, &[], 1);
+            assert_eq!(decision, Decision::Propose(vec![points[stop].clone()]), "after {stop}");
+        }
+    }
+}
+
+#[test]
+fn hierarchical_visits_the_same_points_however_many_are_in_flight() {
+    let bench = Bench::new("interaction", 10, Strategy::Hierarchical(HierarchicalSettings::default()));
+    let alone: BTreeSet<Point> = bench.run(1, |_| 0).into_iter().collect();
+    assert!(alone.len() < 1000, "{} of 1,331", alone.len());
+    let mut state = 5usize;
+    for in_flight in [4, 100] {
+        let scrambled = bench.run(in_flight, |pending| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % pending
+        });
+        assert_eq!(scrambled.into_iter().collect::<BTreeSet<Point>>(), alone);
+    }
+}
+
+#[test]
+fn bayesian_keeps_its_budget_and_never_proposes_twice_with_several_in_flight() {
+    let bench = Bench::new("plain", 10, bayesian(45));
+    for in_flight in [1, 6] {
+        let points = bench.run(in_flight, |pending| pending / 2);
+        assert_eq!(points.len(), 45);
+        assert_eq!(points.iter().collect::<BTreeSet<_>>().len(), 45);
+        assert!(points.contains(&Point::origin(3)), "the base is one of the design");
+    }
+}
+
+#[test]
+fn bayesian_stops_by_itself_when_nothing_is_to_be_gained() {
+    let strategy = BayesianSettings { budget: 500, min_gain: 0.01, ..BayesianSettings::default() };
+    let bench = Bench::new("plain", 10, Strategy::Bayesian(strategy));
+    let points = bench.run(1, |_| 0);
+    assert!(points.len() < 120, "{} points", points.len());
+    // And what it found is the grid's best, for every target.
+    let grid: Vec<Point> = bench.problem.space().grid().collect();
+    let rates = |point: &Point| {
+        let log_probs = bench.surface.log_probs_at(point);
+        bench.problem.rates(&Measured { point, log_probs: &log_probs, judged: None }).unwrap()
+    };
+    let (all, found): (Vec<_>, Vec<_>) =
+        (grid.iter().map(rates).collect(), points.iter().map(rates).collect());
+    for wanted in bench.problem.wants(&History::default()) {
+        let best = |rates: &[Vec<f64>]| {
+            rates.iter().map(|rates| bench.problem.value(&wanted, rates)).fold(0.0, f64::max)
+        };
+        assert!(best(&all) - best(&found) < 0.026, "{wanted:?}: {} of {}", best(&found), best(&all));
+    }
+}
+
+#[test]
+fn a_batch_is_worth_more_than_its_points_alone_would_suggest() {
+    // Points of one batch are chosen for different targets: none is a neighbour of another.
+    let bench = Bench::new("plain", 20, bayesian(100));
+    let measured: Vec<Point> = bench.run_design();
+    let Decision::Propose(batch) = bench.decide(&measured, &[], 8) else { panic!("a batch is wanted") };
+    assert_eq!(batch.len(), 8);
+    for (index, left) in batch.iter().enumerate() {
+        for right in &batch[index + 1..] {
+            let apart =
+                left.values().iter().zip(right.values()).map(|(x, y)| (x.get() - y.get()).abs()).max();
+            assert!(apart > Some(1000), "{left} and {right}");
+        }
+    }
+}
+
+impl Bench {
+    fn run_design(&self) -> Vec<Point> {
+        match self.decide(&[], &[], 18) {
+            Decision::Propose(points) => points,
+            other => panic!("a design is wanted, not {other:?}"),
+        }
+    }
+}
