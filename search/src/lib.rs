@@ -19,6 +19,7 @@ pub mod racing;
 mod random;
 mod ranking;
 pub mod record;
+pub mod replay;
 mod sequence;
 pub mod strategy;
 pub mod surface;

@@ -7,8 +7,7 @@ use anyhow::Context as _;
 use avsweep_domain::Strategy;
 use avsweep_search::SearchRung;
 use avsweep_search::record::RecordedGrid;
-
-use crate::truth::Truth;
+use avsweep_search::replay::Truth;
 
 /// Writes `NAME.npy` (targets × points, 64-bit floats, points in grid order) and `NAME.json` (coefficients with their values,
 /// domains with their queries, the targets' level per domain).

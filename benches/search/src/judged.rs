@@ -8,7 +8,7 @@ use avsweep_search::strategy::{History, Problem};
 use avsweep_search::surface::{Surface, catalogue};
 use rayon::prelude::*;
 
-use crate::replay::{Replay, replay};
+use crate::replay::Replay;
 
 /// Replays with every response drawn once per point, and prints the worst target's true regret in the median seed and in
 /// the worst.
@@ -22,7 +22,7 @@ pub(crate) fn run(surface: Option<&str>, budget: u32, seeds: u64, at: &[usize]) 
         let truth = JudgedTruth::new(known, &grid, &problem(0)?);
         let runs = (0..seeds).into_par_iter().map(|seed| {
             let problem = problem(seed)?;
-            let replay = replay(&grid, &problem)?;
+            let replay = Replay::new(&grid, &problem)?;
             let regret = |evaluations: &usize| {
                 truth.worst_regret(
                     &grid,

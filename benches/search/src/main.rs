@@ -6,7 +6,6 @@ mod judged;
 mod layers;
 mod replay;
 mod summary;
-mod truth;
 
 use std::path::PathBuf;
 
@@ -14,10 +13,13 @@ use anyhow::bail;
 use avsweep_domain::{BayesianSettings, HierarchicalSettings, SequenceSettings, Strategy};
 use avsweep_search::SearchRung;
 use avsweep_search::record::{DEFAULT_QUANTUM, RecordedGrid};
+use avsweep_search::replay::Truth;
 use avsweep_search::strategy::Problem;
 use avsweep_search::surface::catalogue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rayon::prelude::*;
+
+use replay::Replay;
 
 #[derive(Parser)]
 #[command(about = "Searches replayed on recorded grids and synthetic surfaces")]
@@ -155,13 +157,13 @@ fn main() -> anyhow::Result<()> {
                 .flatten()
             {
                 let problem = |seed| problem(&grid, arguments.strategy(seed), SearchRung::Likelihood);
-                let truth = truth::Truth::new(&grid, &problem(0)?)?;
+                let truth = Truth::new(&grid, &problem(0)?)?;
                 let runs = (0..arguments.seeds()).into_par_iter().map(|seed| {
-                    let replay = replay::replay(&grid, &problem(seed)?)?;
+                    let replay = Replay::new(&grid, &problem(seed)?)?;
                     Ok(summary::Run { regrets: truth.regrets(&replay.visited), replay })
                 });
                 let runs = runs.collect::<anyhow::Result<Vec<_>>>()?;
-                summary::print(&name, &runs, truth.targets(), &arguments.at);
+                summary::print(&name, &runs, truth.targets().len(), &arguments.at);
                 rows.push((name, runs));
             }
             if let Some(path) = &arguments.csv {

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use avsweep_search::replay::Regret;
+
 use crate::replay::Replay;
-use crate::truth::Regret;
 
 /// One seed's search.
 pub(crate) struct Run {
@@ -27,7 +28,7 @@ pub(crate) fn print(name: &str, runs: &[Run], targets: usize, at: &[usize]) {
     print!("{name:20}");
     for evaluations in at {
         let mut worst: Vec<f64> = runs.iter().map(|run| run.after(*evaluations).worst).collect();
-        let mut reached: Vec<usize> = runs.iter().map(|run| run.after(*evaluations).reached).collect();
+        let mut reached: Vec<usize> = runs.iter().map(|run| run.after(*evaluations).equal).collect();
         worst.sort_by(f64::total_cmp);
         reached.sort_unstable_by(|left, right| right.cmp(left));
         let (median, last) = (runs.len() / 2, runs.len().saturating_sub(1));
@@ -71,7 +72,7 @@ pub(crate) fn write_csv(path: &Path, strategy: &str, grids: &[(String, Vec<Run>)
                     (index + 1).to_string(),
                     format!("{:.6}", regret.worst),
                     format!("{:.6}", regret.mean),
-                    regret.reached.to_string(),
+                    regret.equal.to_string(),
                 ])?;
             }
         }

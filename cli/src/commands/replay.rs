@@ -3,17 +3,17 @@
 mod output;
 mod search;
 mod settings;
-mod truth;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Result, ensure};
-use avsweep_domain::{BayesianSettings, Point, Strategy, Target, Wanted};
+use avsweep_domain::{BayesianSettings, Point, Strategy};
 use avsweep_search::SearchRung;
 use avsweep_search::honesty::assurances;
 use avsweep_search::record::RecordedGrid;
+use avsweep_search::replay::{ReplayError, Truth};
 use avsweep_search::strategy::{Problem, planned_points};
 
 use crate::arguments::{Format, ReplayArguments, RungArgument};
@@ -21,7 +21,6 @@ use crate::output::{counting_bar, print};
 use crate::usage::UsageError;
 use output::{Expected, ReplayOutput, Replayed};
 use search::Run;
-use truth::Truth;
 
 /// So many points of a sequence that is known beforehand are asked for at once; what is measured changes none of them.
 const SEQUENCE_BATCH: usize = 256;
@@ -57,7 +56,10 @@ pub(super) fn run(arguments: &ReplayArguments, format: Format) -> Result<()> {
         return Err(UsageError::new(text).into());
     }
     let judging = problem(judge(arguments, &strategy, &grid)?)?;
-    let truth = Truth::new(&grid, &judging)?;
+    let truth = Truth::new(&grid, &judging).map_err(|error| match error {
+        ReplayError::BaseUnknown { .. } => UsageError::from_error(error),
+        error => anyhow::Error::from(error),
+    })?;
     let first = problem(strategy.clone())?;
     let limit = settings::budget(&strategy).or_else(|| planned_points(&first));
     let points: Vec<Point> = grid.space().grid().collect();
@@ -72,10 +74,8 @@ pub(super) fn run(arguments: &ReplayArguments, format: Format) -> Result<()> {
         })
         .collect::<Result<_>>()?;
     let bar = counting_bar("evaluations", limit.map(|limit| limit * arguments.seeds));
-    let runs = in_parallel(&seeded, |(seed, problem)| {
-        let run = search::replay(&grid, &points, problem, in_flight, &bar)?;
-        Ok((*seed, run))
-    });
+    let runs =
+        in_parallel(&seeded, |(seed, problem)| Ok((*seed, Run::new(&grid, problem, in_flight, &bar)?)));
     bar.finish_and_clear();
     let runs: Vec<(u64, Run)> = runs?;
     let replayed =
@@ -103,16 +103,6 @@ fn judge(arguments: &ReplayArguments, strategy: &Strategy, grid: &RecordedGrid) 
     };
     counting.aggregate = arguments.aggregate.unwrap_or(counting.aggregate);
     Ok(Strategy::Bayesian(counting))
-}
-
-/// The domains in which a target asks for the base's level.
-fn asks_for_base(target: &Target) -> impl Iterator<Item = usize> {
-    target
-        .wanted()
-        .iter()
-        .enumerate()
-        .filter(|(_, wanted)| matches!(wanted, Wanted::AsBase))
-        .map(|(domain, _)| domain)
 }
 
 /// Does all of it on all cores; results in order.

@@ -8,10 +8,10 @@ use avsweep_domain::{Aggregate, Levels, Point, Strategy};
 use avsweep_search::DomainShape;
 use avsweep_search::honesty::Assurance;
 use avsweep_search::record::RecordedGrid;
+use avsweep_search::replay::{Regret, Truth};
 use serde::Serialize;
 
 use super::search::Run;
-use super::truth::{Regret, Truth};
 use crate::arguments::{ReplayArguments, RungArgument};
 use crate::output::{Table, human_duration};
 
@@ -132,17 +132,17 @@ impl ReplayOutput {
         shown.sort_unstable();
         shown.dedup();
         let names: Vec<&str> = grid.domains().iter().map(|domain| domain.name.as_str()).collect();
-        let targets = truth.targets.iter().enumerate().map(|(index, target)| {
+        let targets = truth.targets().iter().enumerate().map(|(index, target)| {
             let found = runs.iter().filter_map(|(_, run)| truth.found(index, &run.visited));
             TargetOutput {
                 target: target.display(&names, grid.levels()).to_string(),
-                best: truth.best[index],
+                best: truth.best()[index],
                 equal: found.clone().filter(|(_, value)| truth.is_best(index, *value)).count(),
                 found: found
                     .map(|(place, value)| FoundOutput {
                         point: points[place].to_string(),
                         value,
-                        regret: truth.best[index] - value,
+                        regret: truth.best()[index] - value,
                     })
                     .collect(),
             }
@@ -182,7 +182,7 @@ impl ReplayOutput {
                     evaluations: run.visited.len(),
                     all_equal_after: curve
                         .iter()
-                        .position(|regret| regret.equal == truth.targets.len())
+                        .position(|regret| regret.equal == truth.targets().len())
                         .map(|index| index + 1),
                     deciding_seconds: run.deciding.as_secs_f64(),
                     points: run.visited.iter().map(|place| points[*place].to_string()).collect(),
