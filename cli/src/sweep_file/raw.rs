@@ -112,7 +112,7 @@ pub(super) struct RawStrategy {
     #[schemars(range(min = 2, max = 4_294_967_295_u32))]
     pub initial: Option<u32>,
     /// bayesian: the search stops when the best next point is expected to gain less than this, summed over all targets.
-    /// 0 goes on to the budget. Default: 0.002.
+    /// 0 goes on to the budget. Default: 0.0002.
     #[schemars(range(min = 0.0))]
     pub min_gain: Option<f64>,
     /// bayesian: what a target is worth, over its domains. Default: min.

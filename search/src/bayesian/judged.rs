@@ -128,7 +128,11 @@ pub(crate) fn smoothed_rates(problem: &Problem, judged: &[(&Point, &[u32])]) -> 
 }
 
 /// Per target, the best of some points (the first on a tie) and its value.
-fn best_of(problem: &Problem, wants: &[Vec<Option<Level>>], rates: &[Vec<f64>]) -> Vec<(usize, f64)> {
+pub(super) fn best_of(
+    problem: &Problem,
+    wants: &[Vec<Option<Level>>],
+    rates: &[Vec<f64>],
+) -> Vec<(usize, f64)> {
     let of_target = |wanted: &Vec<Option<Level>>| {
         let mut best = (0, f64::NEG_INFINITY);
         for (row, rates) in rates.iter().enumerate() {

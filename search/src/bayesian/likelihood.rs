@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::acquisition::Acquisition;
 use super::candidates;
+use super::judged::best_of;
 use super::rates::{Counts, Draws, Outlook};
 use crate::gp::{self, Gp, Kernel};
 use crate::problem::{Decision, History, Measured, Problem};
@@ -213,19 +214,7 @@ impl<'a> Search<'a> {
         let wants = problem.wants(known.history);
         let rates: Vec<Vec<f64>> =
             known.measured.iter().map(|measured| problem.rates(measured).unwrap_or_default()).collect();
-        let incumbents = wants
-            .iter()
-            .map(|wanted| {
-                let mut best = (0, f64::NEG_INFINITY);
-                for (row, rates) in rates.iter().enumerate() {
-                    let value = problem.value(wanted, rates);
-                    if value > best.1 {
-                        best = (row, value);
-                    }
-                }
-                best
-            })
-            .collect();
+        let incumbents = best_of(problem, &wants, &rates);
         Self { problem, settings, known, models, wants, incumbents }
     }
 
