@@ -72,6 +72,9 @@ enum Command {
         /// Seeds, from 0.
         #[arg(long, default_value_t = 3)]
         seeds: u64,
+        /// The search stops when it expects less, over all targets together, from the next point.
+        #[arg(long, default_value_t = BayesianSettings::default().min_gain)]
+        min_gain: f64,
     },
 }
 
@@ -173,7 +176,7 @@ fn main() -> anyhow::Result<()> {
         Command::Judged { surface, budget, seeds, at } => {
             judged::run(surface.as_deref(), budget, seeds, &at)?;
         }
-        Command::Layers { budget, seeds } => layers::run(budget, seeds)?,
+        Command::Layers { budget, seeds, min_gain } => layers::run(budget, seeds, min_gain)?,
     }
     Ok(())
 }

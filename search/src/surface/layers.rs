@@ -12,10 +12,10 @@ const VECTORS: usize = 3;
 const GROUPS: usize = 3;
 
 /// What a vector does to its own domain, by group of layers.
-const OWN: [f64; GROUPS] = [1.4, 0.5, 0.3];
+const OWN: [f64; GROUPS] = [1.2, 0.5, 0.4];
 
-/// What it does to the other domains, by group of layers: where it helps its own least.
-const OTHERS: [f64; GROUPS] = [0.05, -0.4, 0.9];
+/// What it does to the other domains, by group of layers: nearly as much as to its own, but in other layers.
+const OTHERS: [f64; GROUPS] = [0.1, 0.6, 1.3];
 
 /// A surface of nine coefficients (vector 0's groups, then vector 1's, then vector 2's) and three domains.
 ///
