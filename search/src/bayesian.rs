@@ -7,13 +7,11 @@ mod judged;
 mod likelihood;
 mod rates;
 
-pub(crate) use assurance::assurances;
-pub(crate) use judged::smoothed_rates;
-
 use std::collections::BTreeSet;
 
 use avsweep_domain::{BayesianSettings, Point};
 
+use crate::honesty::Assurance;
 use crate::problem::{Decision, History, Measured, Problem, SearchRung};
 use crate::sequence;
 
@@ -60,6 +58,18 @@ pub(crate) fn next_points(
     match problem.rung() {
         SearchRung::Likelihood => likelihood::next_points(problem, settings, &known, limit),
         SearchRung::Judgement => judged::next_points(problem, settings, &known, limit),
+    }
+}
+
+/// Per target, how far its best measured point can be trusted; `None` without a model.
+pub(crate) fn assurances(
+    problem: &Problem,
+    settings: &BayesianSettings,
+    measured: &[Measured<'_>],
+) -> Option<Vec<Assurance>> {
+    match problem.rung() {
+        SearchRung::Likelihood => assurance::assurances(problem, settings, measured),
+        SearchRung::Judgement => judged::assurances(problem, settings, measured),
     }
 }
 

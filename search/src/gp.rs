@@ -7,9 +7,10 @@
 mod binomial;
 mod fit;
 mod kernel;
+mod minimise;
 mod posterior;
 
-pub use binomial::{BinomialGp, empirical_probit};
+pub use binomial::{BinomialGp, BinomialKernel, LatentDraws, fit as fit_binomial};
 pub use fit::fit;
 pub use kernel::Kernel;
 pub use posterior::{Gp, GpError, Prediction};

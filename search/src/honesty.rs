@@ -4,7 +4,7 @@ use avsweep_domain::{Aggregate, BayesianSettings, Interval, Point, Strategy, Tar
 
 use crate::bayesian;
 use crate::normal::quantile;
-use crate::problem::{Measured, Problem, SearchRung};
+use crate::problem::{Measured, Problem};
 
 /// A target's best measured point and what is known of the points that are not measured.
 ///
@@ -13,9 +13,9 @@ use crate::problem::{Measured, Problem, SearchRung};
 pub struct Assurance {
     /// The target.
     pub target: Target,
-    /// The best measured point.
+    /// The best measured point; on the judged rung the one of the highest expected value, whatever its own lucky count.
     pub chosen: Point,
-    /// Its value.
+    /// Its value; on the judged rung what is expected of it.
     pub value: f64,
     /// The probability that no other point of the grid is better.
     pub probability_best: f64,
@@ -29,9 +29,9 @@ pub struct Assurance {
 
 /// Per target, how far its best measured point can be trusted, by the model of `bayesian`; whatever strategy measured.
 ///
-/// `None` where no model can be made: on the judged rung, or with too few points.
+/// `None` where no model can be made: with too few points.
 pub fn assurances(problem: &Problem, measured: &[Measured<'_>]) -> Option<Vec<Assurance>> {
-    if problem.rung() != SearchRung::Likelihood || measured.len() < 2 {
+    if measured.len() < 2 {
         return None;
     }
     let settings = match problem.strategy() {
@@ -39,19 +39,6 @@ pub fn assurances(problem: &Problem, measured: &[Measured<'_>]) -> Option<Vec<As
         _ => BayesianSettings::default(),
     };
     bayesian::assurances(problem, &settings, measured)
-}
-
-/// Rates (`domains × levels`) at judged points with the judge's noise smoothed away, in the order of `measured`; `None` where
-/// a point lacks verdicts or no model can be made.
-///
-/// The best of many noisy points is chosen by these, not by its own lucky count.
-pub fn smoothed_rates(problem: &Problem, measured: &[Measured<'_>]) -> Option<Vec<Vec<f64>>> {
-    let width = problem.domains().len() * problem.levels();
-    let judged: Option<Vec<(&Point, &[u32])>> = measured
-        .iter()
-        .map(|measured| Some((measured.point, measured.judged.filter(|counts| counts.len() == width)?)))
-        .collect();
-    judged.filter(|judged| judged.len() >= 2).and_then(|judged| bayesian::smoothed_rates(problem, &judged))
 }
 
 /// The 95 % interval of a target's value from each wanted domain's count of confirm queries at the wanted level.

@@ -2,7 +2,7 @@
 
 use avsweep_domain::{BayesianSettings, Point, Strategy};
 use avsweep_search::SearchRung;
-use avsweep_search::honesty::smoothed_rates;
+use avsweep_search::honesty::assurances;
 use avsweep_search::record::RecordedGrid;
 use avsweep_search::strategy::{History, Problem};
 use avsweep_search::surface::{Surface, catalogue};
@@ -76,7 +76,7 @@ impl JudgedTruth {
         Self { values, best }
     }
 
-    /// The worst target's true regret, when each target's point is chosen among the visited by its smoothed rates.
+    /// The worst target's true regret, when each target's point is chosen among the visited by its expected value.
     pub(crate) fn worst_regret(
         &self,
         grid: &RecordedGrid,
@@ -90,13 +90,10 @@ impl JudgedTruth {
             })
             .collect::<anyhow::Result<_>>()?;
         let measured: Vec<_> = points.iter().filter_map(|point| grid.measured(point)).collect();
-        let rates = smoothed_rates(problem, &measured)
+        let answers = assurances(problem, &measured)
             .ok_or_else(|| anyhow::anyhow!("no model of the judged points"))?;
-        let wants = problem.wants(&History { measured: &measured, ..History::default() });
-        let regrets = wants.iter().zip(self.values.iter().zip(&self.best)).map(|(wanted, (values, best))| {
-            let value = |row: &usize| problem.value(wanted, &rates[*row]);
-            let chosen = (0..visited.len()).max_by(|left, right| value(left).total_cmp(&value(right)));
-            chosen.map_or(1.0, |row| best - values[visited[row]])
+        let regrets = answers.iter().zip(self.values.iter().zip(&self.best)).map(|(answer, (values, best))| {
+            grid.index(&answer.chosen).map_or(1.0, |place| best - values[place])
         });
         Ok(regrets.fold(0.0, f64::max))
     }

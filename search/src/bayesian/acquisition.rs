@@ -42,7 +42,7 @@ impl Acquisition<'_> {
     }
 
     /// A target's value at a candidate in every sample.
-    fn values(&self, wanted: &[Option<Level>], candidate: usize, values: &mut [f32]) {
+    pub(super) fn values(&self, wanted: &[Option<Level>], candidate: usize, values: &mut [f32]) {
         let start = match self.aggregate {
             Aggregate::Min | Aggregate::Product => 1.0,
             Aggregate::Mean => 0.0,
@@ -63,6 +63,13 @@ impl Acquisition<'_> {
             (Aggregate::Mean, _) => values.iter_mut().for_each(|value| *value /= asked as f32),
             _ => {}
         }
+    }
+
+    /// A target's value at a candidate, on average over the samples.
+    pub(super) fn expected(&self, target: usize, candidate: usize) -> f32 {
+        let mut values = vec![0.0; self.samples()];
+        self.values(&self.wants[target], candidate, &mut values);
+        values.iter().sum::<f32>() / values.len().max(1) as f32
     }
 
     /// No sample of a target's value at a candidate is above this.

@@ -24,7 +24,7 @@ const MOST_JOINT: usize = 24_000;
 /// The regret's bound holds with this probability.
 const CONFIDENCE: f64 = 0.95;
 
-pub(crate) fn assurances(
+pub(super) fn assurances(
     problem: &Problem,
     settings: &BayesianSettings,
     measured: &[Measured<'_>],
@@ -86,7 +86,7 @@ pub(crate) fn assurances(
 }
 
 /// The regret that is not exceeded with the stated confidence, when regrets outside the draws have the chance `outside`.
-fn bound(mut regrets: Vec<f32>, outside: f64, most: f64) -> f64 {
+pub(super) fn bound(mut regrets: Vec<f32>, outside: f64, most: f64) -> f64 {
     let left = 1.0 - CONFIDENCE - outside;
     if left <= 0.0 {
         return most.max(0.0);

@@ -1,41 +1,54 @@
 //! The judged rung: ordinal outcomes with binomial noise.
 //!
 //! Per domain and per threshold between two levels, the number of responses above the threshold is binomial; its
-//! probability is Φ of a Gaussian process. The thresholds of a domain share one kernel, chosen by the marginal likelihood of
-//! the counts' probits. A draw moves all thresholds of a domain together, as a better or worse model would.
+//! probability is Φ of a Gaussian process. The thresholds of a domain share lengths, chosen by the marginal likelihood of
+//! the counts. A draw moves all thresholds of a domain together, as a better or worse model would.
+//!
+//! No count tells a rate exactly, so that the best measured point is not known either: in every joint draw it is another
+//! one, and a candidate gains what it is better than the draw's best (B. Letham et al., "Constrained Bayesian optimization
+//! with noisy experiments", 2019).
 
-use avsweep_domain::{BayesianSettings, Level, Point};
-use faer::Mat;
+use std::collections::BTreeSet;
+
+use avsweep_domain::{BayesianSettings, Level, Point, Target};
 use rayon::prelude::*;
 
-use super::acquisition::Acquisition;
+use super::acquisition::{Acquisition, SAME};
+use super::assurance::bound;
 use super::candidates;
 use super::likelihood::Known;
 use super::rates::{Counts, RESOLUTION};
-use crate::gp::{self, BinomialGp, Kernel, empirical_probit};
+use crate::gp::{BinomialGp, LatentDraws, fit_binomial};
+use crate::honesty::Assurance;
 use crate::normal::cdf;
-use crate::problem::{Decision, Problem};
+use crate::problem::{Decision, History, Measured, Problem};
 use crate::random::{normal, stream};
 use crate::sequence;
 
-/// Samples of each domain's latent functions.
-const SAMPLES: usize = 32;
+/// Draws of each domain's latent functions.
+const SAMPLES: usize = 64;
 
 /// Points predicted together.
 const CHUNK: usize = 256;
 
-/// No sample deviates by more.
-const FARTHEST: f64 = 3.3;
+/// Kernels are chosen by at most so many points.
+const FIT_POINTS: usize = 100;
 
 /// A domain's model: a process per threshold, lowest first.
-pub(crate) struct JudgedModel {
+struct JudgedModel {
     thresholds: Vec<BinomialGp>,
 }
 
-/// Probabilities of being above each threshold: latent means and deviations, per point and threshold.
-struct Latent {
-    thresholds: usize,
-    values: Vec<(f64, f64)>,
+/// A domain's joint draws, and how far each of them lies from what the measured points tell elsewhere.
+struct Drawn {
+    thresholds: Vec<LatentDraws>,
+    deviates: Vec<f64>,
+}
+
+/// All domains' models.
+struct Models<'a> {
+    problem: &'a Problem,
+    domains: Vec<(JudgedModel, Drawn)>,
 }
 
 pub(super) fn next_points(
@@ -46,13 +59,7 @@ pub(super) fn next_points(
 ) -> Decision {
     let judged: Vec<(&Point, &[u32])> =
         known.measured.iter().filter_map(|measured| Some((measured.point, measured.judged?))).collect();
-    let pending: Vec<&Point> =
-        known.points.iter().copied().filter(|point| known.history.pending.contains(point)).collect();
-    let models: Option<Vec<JudgedModel>> = (0..problem.domains().len())
-        .into_par_iter()
-        .map(|domain| JudgedModel::new(problem, domain, &judged))
-        .collect();
-    let Some(models) = models else {
+    let Some(models) = Models::new(problem, settings, &judged) else {
         return super::propose_or_finish(sequence::spread(
             problem.space(),
             settings.seed,
@@ -61,54 +68,30 @@ pub(super) fn next_points(
         ));
     };
     let wants = problem.wants(known.history);
-    let measured: Vec<&Point> = judged.iter().map(|(point, _)| *point).collect();
-    let incumbents = best_of(problem, &wants, &expected_rates(problem, &models, &measured));
-    let candidates = match candidates::enumerated(problem) {
-        Some(all) => all,
-        None => {
-            let leaders: std::collections::BTreeSet<&Point> =
-                incumbents.iter().map(|(row, _)| measured[*row]).collect();
-            (0..2)
-                .flat_map(|round| {
-                    candidates::sampled(
-                        problem,
-                        settings.seed,
-                        round,
-                        &leaders.iter().copied().collect::<Vec<_>>(),
-                    )
-                })
-                .collect()
-        }
-    };
-    let mut candidates: Vec<Point> =
-        candidates.into_iter().filter(|point| !known.points.contains(point)).collect();
-    candidates.sort();
-    candidates.dedup();
+    // What is measured and what is pending will be known: the best of them in each draw counts as found.
+    let mut points: Vec<&Point> =
+        known.history.pending.iter().chain(judged.iter().map(|(point, _)| *point)).collect();
+    points.sort();
+    points.dedup();
+    let found_counts = models.counts(&points);
+    let aggregate = settings.aggregate;
+    let best = vec![vec![0.0; SAMPLES]; wants.len()];
+    let mut found = Acquisition { counts: &found_counts, wants: &wants, aggregate, best };
+    let leaders: Vec<&Point> = leaders(&found, &points).into_iter().map(|place| points[place]).collect();
+    let candidates = open_candidates(problem, settings, known.points, &leaders);
     if candidates.is_empty() {
         return Decision::Finished;
     }
-    let best: Vec<Vec<f32>> = incumbents.iter().map(|(_, value)| vec![*value as f32; SAMPLES]).collect();
-    let deviates = deviates(settings.seed, models.len());
-    let aggregate = settings.aggregate;
-    // What is pending will be known: what it may show counts as found.
-    let pending_counts =
-        counts(problem, &models, &pending, &deviates, &wants, &vec![f32::NEG_INFINITY; wants.len()]);
-    let mut fantasy = Acquisition { counts: &pending_counts, wants: &wants, aggregate, best };
-    (0..pending.len()).for_each(|index| fantasy.take(index));
-    let best = fantasy.best;
-    let floor: Vec<f32> =
-        best.iter().map(|best| best.iter().copied().fold(f32::INFINITY, f32::min)).collect();
-    let points: Vec<&Point> = candidates.iter().collect();
-    let counts = counts(problem, &models, &points, &deviates, &wants, &floor);
-    let mut acquisition = Acquisition { counts: &counts, wants: &wants, aggregate, best };
-    let open: Vec<usize> = (0..candidates.len()).collect();
-    let choices = acquisition.choose(&open, limit);
+    (0..points.len()).for_each(|index| found.take(index));
+    let best = found.best;
+    let candidate_counts = models.counts(&candidates.iter().collect::<Vec<_>>());
+    let mut acquisition = Acquisition { counts: &candidate_counts, wants: &wants, aggregate, best };
+    let choices = acquisition.choose(&(0..candidates.len()).collect::<Vec<_>>(), limit);
     let gain = choices.first().map_or(0.0, |choice| choice.gain);
     if gain < settings.min_gain {
         return if known.history.pending.is_empty() { Decision::Finished } else { Decision::Wait };
     }
-    let chosen: Vec<Point> = choices.iter().map(|choice| candidates[choice.candidate].clone()).collect();
-    if chosen.is_empty() {
+    if choices.is_empty() {
         return super::propose_or_finish(sequence::spread(
             problem.space(),
             settings.seed,
@@ -116,15 +99,100 @@ pub(super) fn next_points(
             limit,
         ));
     }
-    Decision::Propose(chosen)
+    Decision::Propose(choices.iter().map(|choice| candidates[choice.candidate].clone()).collect())
 }
 
-/// Expected rates (`domains × levels`) at judged points, the noise of their counts smoothed away; `None` without a model.
-pub(crate) fn smoothed_rates(problem: &Problem, judged: &[(&Point, &[u32])]) -> Option<Vec<Vec<f64>>> {
-    let models: Option<Vec<JudgedModel>> =
-        (0..problem.domains().len()).map(|domain| JudgedModel::new(problem, domain, judged)).collect();
-    let points: Vec<&Point> = judged.iter().map(|(point, _)| *point).collect();
-    Some(expected_rates(problem, &models?, &points))
+/// Whether a better point than the best judged one is left, by joint draws of all rates; `None` without a model.
+///
+/// A target's best point is the one of the highest expected value: the noise of its own counts is smoothed away, and a
+/// point whose domains are all a little uncertain is worth less than their rates say.
+pub(super) fn assurances(
+    problem: &Problem,
+    settings: &BayesianSettings,
+    measured: &[Measured<'_>],
+) -> Option<Vec<Assurance>> {
+    let history = History { proposed: measured.len() as u64, measured, ..History::default() };
+    let mut judged: Vec<(&Point, &[u32])> = measured
+        .iter()
+        .filter(|measured| problem.rates(measured).is_some())
+        .filter_map(|measured| Some((measured.point, measured.judged?)))
+        .collect();
+    judged.sort_by_key(|(point, _)| *point);
+    judged.dedup_by_key(|(point, _)| *point);
+    let models = Models::new(problem, settings, &judged)?;
+    let wants = problem.wants(&history);
+    let (points, known): (Vec<&Point>, BTreeSet<&Point>) = judged.iter().map(|(point, _)| (*point, *point)).unzip();
+    let found_counts = models.counts(&points);
+    let none = || vec![vec![0.0; SAMPLES]; wants.len()];
+    let aggregate = settings.aggregate;
+    let found = Acquisition { counts: &found_counts, wants: &wants, aggregate, best: none() };
+    let leaders = leaders(&found, &points);
+    let leading: Vec<&Point> = leaders.iter().map(|place| points[*place]).collect();
+    let candidates = open_candidates(problem, settings, &known, &leading);
+    let candidate_counts = models.counts(&candidates.iter().collect::<Vec<_>>());
+    let mut best = none();
+    best.iter_mut().zip(&leaders).enumerate().for_each(|(target, (best, leader))| {
+        found.values(&wants[target], *leader, best);
+    });
+    let others = Acquisition { counts: &found_counts, wants: &wants, aggregate, best: best.clone() };
+    let open = Acquisition { counts: &candidate_counts, wants: &wants, aggregate, best };
+    let of_target = |(target, wanted): (usize, Target)| {
+        let regrets: Vec<f32> = others
+            .joint_regrets(target)
+            .into_iter()
+            .zip(open.joint_regrets(target))
+            .map(|(measured, open)| measured.max(open))
+            .collect();
+        let chosen = leaders[target];
+        let value = f64::from(found.expected(target, chosen));
+        let better = regrets.iter().filter(|regret| **regret > SAME).count();
+        let sum: f64 = regrets.iter().map(|regret| f64::from(*regret)).sum();
+        let next = open.rivals(target).first().map(|rival| (candidates[rival.candidate].clone(), rival.gain));
+        Assurance {
+            target: wanted,
+            chosen: points[chosen].clone(),
+            value,
+            probability_best: 1.0 - better as f64 / SAMPLES as f64,
+            expected_regret: sum / SAMPLES as f64,
+            regret_bound: bound(regrets, 0.0, 1.0 - value),
+            next,
+        }
+    };
+    Some(problem.targets().into_iter().enumerate().map(of_target).collect())
+}
+
+/// Per target, the place of the point with the highest expected value, the first on a tie.
+fn leaders(found: &Acquisition<'_>, points: &[&Point]) -> Vec<usize> {
+    let of_target = |target| {
+        let mut best = (0, f32::NEG_INFINITY);
+        for point in 0..points.len() {
+            let value = found.expected(target, point);
+            if value > best.1 {
+                best = (point, value);
+            }
+        }
+        best.0
+    };
+    (0..found.wants.len()).map(of_target).collect()
+}
+
+/// Every open grid point, or those sampled around the targets' best points where these are too many; in ticks order.
+fn open_candidates(
+    problem: &Problem,
+    settings: &BayesianSettings,
+    known: &BTreeSet<&Point>,
+    leaders: &[&Point],
+) -> Vec<Point> {
+    let mut candidates = candidates::enumerated(problem).unwrap_or_else(|| {
+        let mut leaders = leaders.to_vec();
+        leaders.sort();
+        leaders.dedup();
+        (0..2).flat_map(|round| candidates::sampled(problem, settings.seed, round, &leaders)).collect()
+    });
+    candidates.retain(|point| !known.contains(point));
+    candidates.sort();
+    candidates.dedup();
+    candidates
 }
 
 /// Per target, the best of some points (the first on a tie) and its value.
@@ -150,162 +218,106 @@ impl JudgedModel {
     fn new(problem: &Problem, domain: usize, judged: &[(&Point, &[u32])]) -> Option<Self> {
         let levels = problem.levels();
         let dimensions = problem.space().dimensions();
-        let points: Vec<f64> = judged.iter().flat_map(|(point, _)| problem.coordinates(point)).collect();
-        let above = |row: usize, threshold: usize| {
-            let counts = &judged[row].1[domain * levels..(domain + 1) * levels];
-            (counts[threshold..].iter().sum::<u32>(), counts.iter().sum::<u32>())
+        let coordinates = |rows: &[usize]| -> Vec<f64> {
+            rows.iter().flat_map(|row| problem.coordinates(judged[*row].0)).collect()
         };
-        let probits = Mat::from_fn(judged.len(), levels - 1, |row, column| {
-            let (count, n) = above(row, column + 1);
-            empirical_probit(count, n)
-        });
-        let n = judged.len() as f64;
-        let means: Vec<f64> =
-            (0..levels - 1).map(|column| probits.col(column).iter().sum::<f64>() / n).collect();
-        let centred =
-            Mat::from_fn(judged.len(), levels - 1, |row, column| probits[(row, column)] - means[column]);
-        let fitted = gp::fit(&points, dimensions, &centred);
-        let gp = gp::Gp::new(fitted.clone(), &points, &probits).ok()?;
-        let thresholds = (0..levels - 1).map(|threshold| {
-            // What the counts' own noise does not explain is no noise at all: a small nugget is left for the arithmetic.
-            let kernel = Kernel { nugget: 1e-4, ..fitted.clone() };
-            let amplitude = gp.deviation_of(threshold).clamp(0.3, 10.0);
-            let counts: Vec<(u32, u32)> = (0..judged.len()).map(|row| above(row, threshold + 1)).collect();
-            BinomialGp::new(kernel, means[threshold], amplitude, &points, &counts).ok()
-        });
+        let counts = |rows: &[usize]| -> Vec<Vec<(u32, u32)>> {
+            let above = |threshold: usize, row: usize| {
+                let counts = &judged[row].1[domain * levels..(domain + 1) * levels];
+                (counts[threshold..].iter().sum(), counts.iter().sum())
+            };
+            (1..levels).map(|threshold| rows.iter().map(|row| above(threshold, *row)).collect()).collect()
+        };
+        let stride = judged.len().div_ceil(FIT_POINTS).max(1);
+        let some: Vec<usize> = (0..judged.len()).step_by(stride).collect();
+        let kernels = fit_binomial(&coordinates(&some), dimensions, &counts(&some));
+        let all: Vec<usize> = (0..judged.len()).collect();
+        let points = coordinates(&all);
+        let thresholds = kernels
+            .into_iter()
+            .zip(counts(&all))
+            .map(|(kernel, counts)| BinomialGp::new(kernel, &points, &counts).ok());
         Some(Self { thresholds: thresholds.collect::<Option<_>>()? })
     }
 
-    fn latent(&self, points: &[f64], count: usize) -> Latent {
-        let mut latent = Latent {
-            thresholds: self.thresholds.len(),
-            values: vec![(0.0, 0.0); count * self.thresholds.len()],
-        };
-        for (threshold, gp) in self.thresholds.iter().enumerate() {
-            let (means, deviations) = gp.predict(points);
-            for (point, value) in means.into_iter().zip(deviations).enumerate() {
-                latent.values[point * latent.thresholds + threshold] = value;
-            }
-        }
-        latent
-    }
-}
-
-impl Latent {
-    /// The probability of each level at a point, every threshold moved by so many of its deviations.
-    fn rates(&self, point: usize, deviate: f64, rates: &mut [f64]) {
-        let mut below = 1.0;
-        for (threshold, (mean, deviation)) in
-            self.values[point * self.thresholds..][..self.thresholds].iter().enumerate()
-        {
-            // Thresholds are modelled apart: a higher one is never passed more often than a lower one.
-            let above = cdf(mean + deviate * deviation).min(below);
-            rates[threshold] = below - above;
-            below = above;
-        }
-        rates[self.thresholds] = below;
-    }
-
-    /// The expected probability of each level.
-    fn expected(&self, point: usize, rates: &mut [f64]) {
-        let mut below = 1.0;
-        for (threshold, (mean, deviation)) in
-            self.values[point * self.thresholds..][..self.thresholds].iter().enumerate()
-        {
-            let above = cdf(mean / (1.0 + deviation * deviation).sqrt()).min(below);
-            rates[threshold] = below - above;
-            below = above;
-        }
-        rates[self.thresholds] = below;
-    }
-
-    /// No level's probability exceeds this within so many deviations.
-    fn highest(&self, point: usize, rates: &mut [f64]) {
-        let at = &self.values[point * self.thresholds..][..self.thresholds];
-        let (mut below, mut lowest) = (1.0f64, 1.0f64);
-        for (threshold, (mean, deviation)) in at.iter().enumerate() {
-            lowest = cdf(mean - FARTHEST * deviation).min(lowest);
-            rates[threshold] = below - lowest;
-            below = cdf(mean + FARTHEST * deviation);
-        }
-        rates[self.thresholds] = below;
-    }
-}
-
-fn expected_rates(problem: &Problem, models: &[JudgedModel], points: &[&Point]) -> Vec<Vec<f64>> {
-    let levels = problem.levels();
-    let at: Vec<f64> = points.iter().flat_map(|point| problem.coordinates(point)).collect();
-    let latents: Vec<Latent> = models.iter().map(|model| model.latent(&at, points.len())).collect();
-    let of_point = |point: usize| {
-        let mut rates = vec![0.0; models.len() * levels];
-        latents
-            .iter()
-            .zip(rates.chunks_exact_mut(levels))
-            .for_each(|(latent, rates)| latent.expected(point, rates));
-        rates
-    };
-    (0..points.len()).map(of_point).collect()
-}
-
-/// Per domain, how far each sample's latent functions lie from their means.
-fn deviates(seed: u64, domains: usize) -> Vec<Vec<f64>> {
-    let of_domain = |domain| {
+    fn draw(&self, seed: u64, domain: usize, measured: usize) -> Option<Drawn> {
         let mut generator = stream(seed, "judged draws", domain as u64);
-        (0..SAMPLES).map(|_| normal(&mut generator).clamp(-FARTHEST, FARTHEST)).collect()
-    };
-    (0..domains).map(of_domain).collect()
+        let mut numbers =
+            |count: usize| -> Vec<f64> { (0..count).map(|_| normal(&mut generator)).collect() };
+        let deviates = numbers(SAMPLES);
+        // The same numbers for all thresholds: their functions go up and down together.
+        let normals: Vec<(Vec<f64>, Vec<f64>)> =
+            (0..SAMPLES).map(|_| (numbers(measured), numbers(measured))).collect();
+        let thresholds = self.thresholds.iter().map(|gp| gp.draws(&normals).ok());
+        Some(Drawn { thresholds: thresholds.collect::<Option<_>>()?, deviates })
+    }
 }
 
-/// Sampled rates where a candidate can be better than `floor` for a target, bounds elsewhere.
-fn counts(
-    problem: &Problem,
-    models: &[JudgedModel],
-    points: &[&Point],
-    deviates: &[Vec<f64>],
-    wants: &[Vec<Option<Level>>],
-    floor: &[f32],
-) -> Vec<Counts> {
-    let levels = problem.levels();
-    let scaled = |rate: f64| (rate.clamp(0.0, 1.0) * f64::from(RESOLUTION)).round() as u16;
-    let chunks: Vec<Vec<Counts>> = points
-        .par_chunks(CHUNK)
-        .map(|chunk| {
-            let at: Vec<f64> = chunk.iter().flat_map(|point| problem.coordinates(point)).collect();
-            let latents: Vec<Latent> = models.iter().map(|model| model.latent(&at, chunk.len())).collect();
-            let mut counts = vec![Counts::of_rates(levels, SAMPLES); models.len()];
-            let mut highest = vec![0.0; models.len() * levels];
-            let mut rates = vec![0.0; levels];
-            for point in 0..chunk.len() {
-                for (latent, highest) in latents.iter().zip(highest.chunks_exact_mut(levels)) {
-                    latent.highest(point, highest);
-                }
-                let promising = wants
+/// The rate of each level from the probits of being above each threshold, lowest threshold first.
+fn level_rates(above: impl Iterator<Item = f64>, rates: &mut [f64]) {
+    let mut below = 1.0;
+    for (threshold, probit) in above.enumerate() {
+        // Thresholds are modelled apart: a higher one is never passed more often than a lower one.
+        let above = cdf(probit).min(below);
+        rates[threshold] = below - above;
+        below = above;
+    }
+    if let Some(last) = rates.last_mut() {
+        *last = below;
+    }
+}
+
+impl<'a> Models<'a> {
+    fn new(problem: &'a Problem, settings: &BayesianSettings, judged: &[(&Point, &[u32])]) -> Option<Self> {
+        if judged.len() < 2 {
+            return None;
+        }
+        let of_domain = |domain| {
+            let model = JudgedModel::new(problem, domain, judged)?;
+            let drawn = model.draw(settings.seed, domain, judged.len())?;
+            Some((model, drawn))
+        };
+        let domains: Option<_> = (0..problem.domains().len()).into_par_iter().map(of_domain).collect();
+        Some(Self { problem, domains: domains? })
+    }
+
+    /// Drawn rates at some points, per domain.
+    fn counts(&self, points: &[&Point]) -> Vec<Counts> {
+        let levels = self.problem.levels();
+        let scaled = |rate: f64| (rate.clamp(0.0, 1.0) * f64::from(RESOLUTION)).round() as u16;
+        let of_chunk = |chunk: &[&Point]| -> Vec<Counts> {
+            let at: Vec<f64> = chunk.iter().flat_map(|point| self.problem.coordinates(point)).collect();
+            let of_domain = |(model, drawn): &(JudgedModel, Drawn)| {
+                let latent: Vec<_> = model
+                    .thresholds
                     .iter()
-                    .zip(floor)
-                    .any(|(wanted, floor)| problem.value(wanted, &highest) > f64::from(*floor));
-                for (domain, counts) in counts.iter_mut().enumerate() {
-                    let most: Vec<u16> =
-                        highest[domain * levels..][..levels].iter().map(|rate| scaled(*rate)).collect();
-                    if !promising {
-                        counts.push_bounds(&most);
-                        continue;
-                    }
-                    let mut block = vec![0; levels * SAMPLES];
-                    for (sample, deviate) in deviates[domain].iter().enumerate() {
-                        latents[domain].rates(point, *deviate, &mut rates);
+                    .zip(&drawn.thresholds)
+                    .map(|(gp, draws)| gp.drawn(draws, &at))
+                    .collect();
+                let mut counts = Counts::of_rates(levels, SAMPLES);
+                let mut rates = vec![0.0; levels];
+                let mut block = vec![0; levels * SAMPLES];
+                for point in 0..chunk.len() {
+                    for (sample, deviate) in drawn.deviates.iter().enumerate() {
+                        let above = latent
+                            .iter()
+                            .map(|(values, left)| values[(point, sample)] + deviate * left[point]);
+                        level_rates(above, &mut rates);
                         for (level, rate) in rates.iter().enumerate() {
                             block[level * SAMPLES + sample] = scaled(*rate);
                         }
                     }
                     counts.push_samples(&block);
                 }
-            }
-            counts
-        })
-        .collect();
-    let mut all = vec![Counts::of_rates(levels, SAMPLES); models.len()];
-    for chunk in chunks {
-        all.iter_mut().zip(chunk).for_each(|(all, more)| all.append(more));
+                counts
+            };
+            self.domains.iter().map(of_domain).collect()
+        };
+        let chunks: Vec<Vec<Counts>> = points.par_chunks(CHUNK).map(of_chunk).collect();
+        let mut all = vec![Counts::of_rates(levels, SAMPLES); self.domains.len()];
+        for chunk in chunks {
+            all.iter_mut().zip(chunk).for_each(|(all, more)| all.append(more));
+        }
+        all
     }
-    all
 }

@@ -105,13 +105,6 @@ impl Counts {
         }
     }
 
-    /// Appends a point of which only bounds are known.
-    pub(super) fn push_bounds(&mut self, most: &[u16]) {
-        self.most.extend_from_slice(most);
-        self.certain.resize(self.most.len(), 0);
-        self.state.push(State::Bounded);
-    }
-
     /// Appends a point with samples, per level and sample.
     pub(super) fn push_samples(&mut self, block: &[u16]) {
         for level in block.chunks_exact(self.samples) {

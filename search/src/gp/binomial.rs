@@ -3,21 +3,37 @@
 //! `count ~ Binomial(n, Φ(f))`, `f` a Gaussian process; its posterior by Laplace's approximation
 //! (C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning", 2006, section 3.4).
 
-use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
+mod fit;
+
+use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::prelude::Solve as _;
 use faer::{Mat, Par, Side};
 
 use super::{GpError, Kernel};
-use crate::normal::{cdf, density, quantile};
+use crate::normal::{cdf, density};
+
+pub use fit::fit;
+
+/// What is known of a latent function beforehand: `amplitude²` times the kernel, and an unknown constant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BinomialKernel {
+    /// Its nugget only steadies the arithmetic.
+    pub kernel: Kernel,
+    /// The latent function's deviation from its constant.
+    pub amplitude: f64,
+}
+
+/// Variance of the latent function's constant, whose mean is zero: rates from 1 in 10,000 on are likely.
+const CONSTANT: f64 = 4.0;
 
 /// A posterior over a latent function whose Φ is a probability.
 #[derive(Clone, Debug)]
 pub struct BinomialGp {
-    kernel: Kernel,
+    kernel: BinomialKernel,
     points: Vec<f64>,
-    mean: f64,
-    amplitude: f64,
-    /// The likelihood's gradient at the mode.
+    /// The latent function at the mode.
+    latent: Vec<f64>,
+    /// The likelihood's gradient there.
     gradient: Vec<f64>,
     /// Square roots of the likelihood's negative curvatures.
     roots: Vec<f64>,
@@ -25,35 +41,57 @@ pub struct BinomialGp {
     factor: Mat<f64>,
 }
 
+/// Draws of a latent function: what is needed to tell them anywhere.
+#[derive(Clone, Debug)]
+pub struct LatentDraws {
+    /// Cholesky factor of the measured points' covariances.
+    prior: Mat<f64>,
+    /// `K⁻¹ f`, a row per measured point, a column per draw.
+    weights: Mat<f64>,
+}
+
 const NEWTON_STEPS: usize = 50;
 
-/// The transform of a count that is finite at 0 and n: `Φ⁻¹((count + ½) / (n + 1))`.
-pub fn empirical_probit(count: u32, n: u32) -> f64 {
-    quantile((f64::from(count) + 0.5) / (f64::from(n) + 1.0))
+impl BinomialKernel {
+    /// Covariances of the latent function, a row per point of `left` (both flat), without the nugget.
+    fn between(&self, left: &[f64], right: &[f64]) -> Mat<f64> {
+        self.scaled(self.kernel.between(left, right))
+    }
+
+    fn within(&self, points: &[f64]) -> Mat<f64> {
+        self.scaled(self.kernel.within(points))
+    }
+
+    fn scaled(&self, mut covariances: Mat<f64>) -> Mat<f64> {
+        let scale = self.amplitude * self.amplitude;
+        for column in 0..covariances.ncols() {
+            covariances
+                .col_as_slice_mut(column)
+                .iter_mut()
+                .for_each(|value| *value = scale * *value + CONSTANT);
+        }
+        covariances
+    }
+
+    /// The latent function's variance at any point.
+    fn variance(&self) -> f64 {
+        self.amplitude * self.amplitude + CONSTANT
+    }
 }
 
 impl BinomialGp {
-    /// Conditions on `counts` of `n` at `points` (flat). The latent function has the constant `mean` and the variance
-    /// `amplitude²` times the kernel's, whose nugget only steadies the arithmetic.
+    /// Conditions on `counts` (hits, of how many) at `points` (flat).
     ///
     /// # Errors
     /// When the shapes do not fit, or the covariances are not positive definite.
-    pub fn new(
-        kernel: Kernel,
-        mean: f64,
-        amplitude: f64,
-        points: &[f64],
-        counts: &[(u32, u32)],
-    ) -> Result<Self, GpError> {
+    pub fn new(kernel: BinomialKernel, points: &[f64], counts: &[(u32, u32)]) -> Result<Self, GpError> {
         let n = counts.len();
-        if n == 0 || points.len() != n * kernel.lengths.len() {
-            return Err(GpError::Shape { points: points.len() / kernel.lengths.len().max(1), outputs: n });
+        let dimensions = kernel.kernel.lengths.len();
+        if n == 0 || points.len() != n * dimensions {
+            return Err(GpError::Shape { points: points.len() / dimensions.max(1), outputs: n });
         }
-        let mut covariances = kernel.within(points);
-        for column in 0..n {
-            covariances.col_as_slice_mut(column).iter_mut().for_each(|value| *value *= amplitude * amplitude);
-        }
-        let mut latent = vec![mean; n];
+        let covariances = kernel.within(points);
+        let mut latent = vec![0.0; n];
         let (mut gradient, mut roots) = (vec![0.0; n], vec![0.0; n]);
         let mut factor = Mat::identity(n, n);
         for _ in 0..NEWTON_STEPS {
@@ -67,9 +105,9 @@ impl BinomialGp {
                     + if row == column { 1.0 } else { 0.0 }
             });
             let decomposed = steadied.llt(Side::Lower).map_err(|_| GpError::NotPositiveDefinite(n))?;
-            // b = W (f − m) + ∇; a = b − W^½ B⁻¹ W^½ K b; f = m + K a.
+            // b = W f + ∇; a = b − W^½ B⁻¹ W^½ K b; f = K a.
             let b =
-                Mat::from_fn(n, 1, |row, _| roots[row] * roots[row] * (latent[row] - mean) + gradient[row]);
+                Mat::from_fn(n, 1, |row, _| roots[row] * roots[row] * latent[row] + gradient[row]);
             let mut inner = &covariances * &b;
             (0..n).for_each(|row| inner[(row, 0)] *= roots[row]);
             let solved = decomposed.solve(&inner);
@@ -78,7 +116,7 @@ impl BinomialGp {
             let mut change = 0.0f64;
             for row in 0..n {
                 // A step of at most 2 deviations: the mode is never further from where the counts put it.
-                let step = (mean + moved[(row, 0)] - latent[row]).clamp(-2.0, 2.0);
+                let step = (moved[(row, 0)] - latent[row]).clamp(-2.0, 2.0);
                 latent[row] += step;
                 change = change.max(step.abs());
             }
@@ -90,27 +128,76 @@ impl BinomialGp {
         if !latent.iter().all(|value| value.is_finite()) {
             return Err(GpError::NotPositiveDefinite(n));
         }
-        Ok(Self { kernel, points: points.to_vec(), mean, amplitude, gradient, roots, factor })
+        Ok(Self { kernel, points: points.to_vec(), latent, gradient, roots, factor })
     }
 
     /// Means and deviations of the latent function at `points` (flat).
     pub fn predict(&self, points: &[f64]) -> (Vec<f64>, Vec<f64>) {
-        let scale = self.amplitude * self.amplitude;
         let mut covariances = self.kernel.between(&self.points, points);
-        let mut means = vec![self.mean; covariances.ncols()];
-        let mut before = vec![scale; covariances.ncols()];
+        let mut means = vec![0.0; covariances.ncols()];
         for (column, mean) in means.iter_mut().enumerate() {
             let values = covariances.col_as_slice_mut(column);
             for ((value, gradient), root) in values.iter_mut().zip(&self.gradient).zip(&self.roots) {
-                *mean += scale * *value * gradient;
-                *value *= scale * root;
+                *mean += *value * gradient;
+                *value *= root;
             }
         }
         solve_lower_triangular_in_place(self.factor.as_ref(), covariances.as_mut(), Par::Seq);
-        for (column, variance) in before.iter_mut().enumerate() {
-            *variance -= covariances.col_as_slice(column).iter().map(|value| value * value).sum::<f64>();
+        (means, self.left_of_variance(&covariances))
+    }
+
+    /// Joint draws of the latent function from two standard normal numbers per measured point and draw.
+    ///
+    /// By Matheron's rule: with `f₀ = L ξ` from the prior and `e = W^{-½} η` the counts' noise, `f₀ − K (K + W⁻¹)⁻¹ (f₀ + e)`
+    /// plus the mode is a draw from the posterior (J. T. Wilson et al., "Efficiently sampling functions from Gaussian process
+    /// posteriors", 2020).
+    ///
+    /// # Errors
+    /// When the covariances are not positive definite.
+    pub fn draws(&self, normals: &[(Vec<f64>, Vec<f64>)]) -> Result<LatentDraws, GpError> {
+        let n = self.latent.len();
+        let prior = self
+            .kernel
+            .within(&self.points)
+            .llt(Side::Lower)
+            .map_err(|_| GpError::NotPositiveDefinite(n))?
+            .L()
+            .to_owned();
+        let mut weights = Mat::from_fn(n, normals.len(), |row, draw| normals[draw].0[row]);
+        let mut pulled = &prior * &weights;
+        for (draw, (_, noise)) in normals.iter().enumerate() {
+            let values = pulled.col_as_slice_mut(draw).iter_mut().zip(&self.roots).zip(noise);
+            values.for_each(|((value, root), noise)| *value = root * *value + noise);
         }
-        (means, before.into_iter().map(|variance| variance.max(0.0).sqrt()).collect())
+        solve_lower_triangular_in_place(self.factor.as_ref(), pulled.as_mut(), Par::Seq);
+        solve_upper_triangular_in_place(self.factor.transpose(), pulled.as_mut(), Par::Seq);
+        solve_upper_triangular_in_place(prior.transpose(), weights.as_mut(), Par::Seq);
+        for draw in 0..normals.len() {
+            let values = weights.col_as_slice_mut(draw).iter_mut().zip(pulled.col_as_slice(draw));
+            for ((weight, pulled), (gradient, root)) in values.zip(self.gradient.iter().zip(&self.roots)) {
+                // K⁻¹ times the mode is the gradient.
+                *weight += gradient - root * pulled;
+            }
+        }
+        Ok(LatentDraws { prior, weights })
+    }
+
+    /// The draws at `points` (flat), a row per point, as far as the measured points tell; and per point the deviation of what
+    /// they leave open.
+    pub fn drawn(&self, draws: &LatentDraws, points: &[f64]) -> (Mat<f64>, Vec<f64>) {
+        let mut covariances = self.kernel.between(&self.points, points);
+        let values = covariances.transpose() * &draws.weights;
+        solve_lower_triangular_in_place(draws.prior.as_ref(), covariances.as_mut(), Par::Seq);
+        (values, self.left_of_variance(&covariances))
+    }
+
+    /// Deviations that are left after what the columns' squares explain.
+    fn left_of_variance(&self, explained: &Mat<f64>) -> Vec<f64> {
+        let left = (0..explained.ncols()).map(|column| {
+            let explained: f64 = explained.col_as_slice(column).iter().map(|value| value * value).sum();
+            (self.kernel.variance() - explained).max(0.0).sqrt()
+        });
+        left.collect()
     }
 }
 
@@ -127,6 +214,7 @@ fn slopes(latent: f64, count: u32, n: u32) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::{normal, stream};
 
     #[test]
     fn slopes_are_the_derivatives() {
@@ -143,9 +231,10 @@ mod tests {
     /// One point: the mode solves a scalar equation, found here by bisection.
     #[test]
     fn the_mode_of_one_point_is_the_scalar_solution() {
-        let kernel = Kernel { lengths: vec![1.0], nugget: 0.0 };
-        let gp = BinomialGp::new(kernel, 0.2, 1.3, &[0.0], &[(9, 10)]).expect("one point");
-        let slope = |f: f64| slopes(f, 9, 10).0 - (f - 0.2) / (1.3 * 1.3);
+        let kernel = BinomialKernel { kernel: Kernel { lengths: vec![1.0], nugget: 0.0 }, amplitude: 1.3 };
+        let gp = BinomialGp::new(kernel, &[0.0], &[(9, 10)]).expect("one point");
+        let variance = 1.3 * 1.3 + CONSTANT;
+        let slope = |f: f64| slopes(f, 9, 10).0 - f / variance;
         let (mut low, mut high) = (-5.0, 5.0);
         for _ in 0..60 {
             let middle = 0.5 * (low + high);
@@ -153,7 +242,29 @@ mod tests {
         }
         let (means, deviations) = gp.predict(&[0.0]);
         assert!((means[0] - low).abs() < 1e-6, "{} {low}", means[0]);
-        let precision = 1.0 / (1.3 * 1.3) + slopes(low, 9, 10).1;
+        let precision = 1.0 / variance + slopes(low, 9, 10).1;
         assert!((deviations[0] - precision.sqrt().recip()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn draws_have_the_posteriors_mean_and_deviation() {
+        let kernel = BinomialKernel { kernel: Kernel { lengths: vec![0.7], nugget: 1e-6 }, amplitude: 1.5 };
+        let points = [-0.9, -0.2, 0.1, 0.8];
+        let gp = BinomialGp::new(kernel, &points, &[(1, 20), (9, 20), (13, 20), (19, 20)]).expect("distinct points");
+        let mut generator = stream(1, "draws", 0);
+        let mut numbers = || -> Vec<f64> { (0..points.len()).map(|_| normal(&mut generator)).collect() };
+        let normals: Vec<(Vec<f64>, Vec<f64>)> = (0..4000).map(|_| (numbers(), numbers())).collect();
+        let draws = gp.draws(&normals).expect("distinct points");
+        let asked = [-0.5, 0.1, 0.5, 1.4];
+        let (means, deviations) = gp.predict(&asked);
+        let (values, left) = gp.drawn(&draws, &asked);
+        for (row, (mean, deviation)) in means.iter().zip(deviations).enumerate() {
+            let count = values.ncols() as f64;
+            let average = (0..values.ncols()).map(|draw| values[(row, draw)]).sum::<f64>() / count;
+            let spread = (0..values.ncols()).map(|draw| (values[(row, draw)] - average).powi(2)).sum::<f64>() / count;
+            let whole = (spread + left[row] * left[row]).sqrt();
+            assert!((average - mean).abs() < 5.0 * deviation / count.sqrt() + 1e-3, "{row}: {average} {mean}");
+            assert!((whole / deviation - 1.0).abs() < 0.05, "{row}: {whole} {deviation}");
+        }
     }
 }

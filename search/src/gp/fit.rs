@@ -4,6 +4,7 @@ use faer::prelude::Solve as _;
 use faer::{Mat, Side};
 
 use super::kernel::{Kernel, matern, matern_slope};
+use super::minimise::minimise;
 
 /// Lengths are kept between these, in coordinates that run from −1 to 1.
 const LENGTHS: (f64, f64) = (0.1, 40.0);
@@ -16,8 +17,6 @@ const START: (f64, f64) = (2.0, 1e-5);
 
 /// Weight of the prior on the logarithms of lengths: outputs are correlated, so that many say little more than one.
 const PRIOR: f64 = 0.01;
-
-const ITERATIONS: usize = 40;
 
 /// The problem of choosing a kernel: the points, and the products of their outputs.
 struct Objective<'a> {
@@ -40,7 +39,8 @@ pub fn fit(points: &[f64], dimensions: usize, centred: &Mat<f64>) -> Kernel {
         Objective { points, dimensions, count, outputs: centred.ncols() as f64, products: &products };
     let mut start = vec![START.0.ln(); dimensions];
     start.push(START.1.ln());
-    kernel_of(&minimise(&objective, start))
+    let bounds: Vec<(f64, f64)> = (0..=dimensions).map(|index| bounds(index, dimensions)).collect();
+    kernel_of(&minimise(|parameters| objective.at(parameters), &bounds, start))
 }
 
 fn kernel_of(parameters: &[f64]) -> Kernel {
@@ -118,96 +118,6 @@ impl Objective<'_> {
         }
         (value.is_finite() && gradient.iter().all(|slope| slope.is_finite())).then_some((value, gradient))
     }
-}
-
-/// BFGS within bounds: a parameter at its bound whose gradient points outward stays there.
-fn minimise(objective: &Objective<'_>, start: Vec<f64>) -> Vec<f64> {
-    let size = start.len();
-    let mut at = start;
-    let Some((mut value, mut gradient)) = objective.at(&at) else {
-        return at;
-    };
-    let mut inverse_hessian = identity(size, 1.0 / norm(&gradient).max(1.0));
-    for _ in 0..ITERATIONS {
-        let held: Vec<bool> = (0..size)
-            .map(|i| {
-                let (low, high) = bounds(i, objective.dimensions);
-                (at[i] <= low && gradient[i] > 0.0) || (at[i] >= high && gradient[i] < 0.0)
-            })
-            .collect();
-        let free: Vec<f64> =
-            gradient.iter().zip(&held).map(|(g, held)| if *held { 0.0 } else { *g }).collect();
-        if norm(&free) < 1e-3 * (1.0 + value.abs()).sqrt() {
-            break;
-        }
-        let mut direction: Vec<f64> =
-            (0..size).map(|i| if held[i] { 0.0 } else { -dot(&inverse_hessian[i], &free) }).collect();
-        if dot(&direction, &free) >= 0.0 {
-            inverse_hessian = identity(size, 1.0 / norm(&free).max(1.0));
-            direction = free.iter().map(|g| -g / norm(&free).max(1.0)).collect();
-        }
-        // At most a factor of e² a step.
-        let largest = direction.iter().fold(0.0f64, |largest, step| largest.max(step.abs()));
-        let mut step = if largest > 2.0 { 2.0 / largest } else { 1.0 };
-        let mut moved = None;
-        for _ in 0..12 {
-            let next: Vec<f64> = (0..size)
-                .map(|i| {
-                    let (low, high) = bounds(i, objective.dimensions);
-                    (at[i] + step * direction[i]).clamp(low, high)
-                })
-                .collect();
-            let promised: f64 = (0..size).map(|i| (next[i] - at[i]) * gradient[i]).sum();
-            if let Some((found, slope)) = objective.at(&next)
-                && found <= value + 1e-4 * promised
-            {
-                moved = Some((next, found, slope));
-                break;
-            }
-            step *= 0.4;
-        }
-        let Some((next, found, slope)) = moved else {
-            break;
-        };
-        let change: Vec<f64> = next.iter().zip(&at).map(|(new, old)| new - old).collect();
-        let bend: Vec<f64> = slope.iter().zip(&gradient).map(|(new, old)| new - old).collect();
-        update(&mut inverse_hessian, &change, &bend);
-        let gained = value - found;
-        (at, value, gradient) = (next, found, slope);
-        if gained < 1e-4 * (1.0 + value.abs()) {
-            break;
-        }
-    }
-    at
-}
-
-/// The BFGS update of an inverse Hessian; skipped where the curvature is not positive.
-fn update(inverse: &mut [Vec<f64>], change: &[f64], bend: &[f64]) {
-    let curvature = dot(change, bend);
-    if curvature <= 1e-10 * norm(change) * norm(bend) {
-        return;
-    }
-    let size = change.len();
-    let moved: Vec<f64> = inverse.iter().map(|row| dot(row, bend)).collect();
-    let scale = (1.0 + dot(bend, &moved) / curvature) / curvature;
-    for row in 0..size {
-        for column in 0..size {
-            inverse[row][column] += scale * change[row] * change[column]
-                - (moved[row] * change[column] + change[row] * moved[column]) / curvature;
-        }
-    }
-}
-
-fn identity(size: usize, value: f64) -> Vec<Vec<f64>> {
-    (0..size).map(|i| (0..size).map(|j| if i == j { value } else { 0.0 }).collect()).collect()
-}
-
-fn dot(left: &[f64], right: &[f64]) -> f64 {
-    left.iter().zip(right).map(|(x, y)| x * y).sum()
-}
-
-fn norm(values: &[f64]) -> f64 {
-    dot(values, values).sqrt()
 }
 
 #[cfg(test)]

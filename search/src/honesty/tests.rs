@@ -129,5 +129,4 @@ fn nothing_is_stated_without_a_model() {
     let problem = Problem::new(space, &surface.levels(), surface.domains(), strategy, SearchRung::Likelihood)
         .expect("a fitting strategy");
     assert_eq!(assurances(&problem, &[]), None);
-    assert_eq!(smoothed_rates(&problem, &[]), None);
 }
