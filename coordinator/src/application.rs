@@ -1,6 +1,7 @@
 //! The use cases: one method each, in domain and store types.
 
 pub(crate) mod answering;
+mod convergence;
 pub(crate) mod leasing;
 mod pace;
 pub(crate) mod progress;

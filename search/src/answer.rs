@@ -76,6 +76,21 @@ impl Ranking<'_> {
         Ok(Answer { target: target.clone(), best })
     }
 
+    /// What a target finds at one point, whether that is the best or not.
+    ///
+    /// # Errors
+    /// When the target does not fit the sweep, or refers to a base that is not measured.
+    pub fn answer_at(
+        &self,
+        target: &Target,
+        aggregate: Aggregate,
+        point: &Point,
+    ) -> Result<Answer, SearchError> {
+        let wanted = self.wanted_levels(target)?;
+        let best = self.at(point).map(|tallies| self.describe(tallies, &wanted, aggregate));
+        Ok(Answer { target: target.clone(), best })
+    }
+
     fn describe(&self, tallies: &PointTallies, wanted: &[Option<Level>], aggregate: Aggregate) -> BestPoint {
         let reading = self.reading();
         let reported_set = reported(self.definition(), tallies);

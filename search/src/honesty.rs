@@ -67,5 +67,53 @@ fn wilson(count: u32, n: u32, z: f64) -> (f64, f64) {
     ((centre - half).max(0.0), (centre + half).min(1.0))
 }
 
+/// How far a search has come after so many evaluations, as it could tell then; in units of the aggregate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Convergence {
+    /// Points measured.
+    pub evaluations: usize,
+    /// By how much the grid's best is expected to be better, of the target where that is most.
+    pub expected_worst: f64,
+    /// The same on average over the targets.
+    pub expected_mean: f64,
+    /// With 95 % probability no target's regret is more, each taken alone.
+    pub bound_worst: f64,
+    /// Targets whose best point is known with at least 95 % probability.
+    pub certain: usize,
+    /// Targets in all.
+    pub targets: usize,
+}
+
+impl Convergence {
+    /// Over all targets; `None` when there is none.
+    pub fn of(evaluations: usize, assurances: &[Assurance]) -> Option<Self> {
+        let targets = assurances.len();
+        let highest = |of: fn(&Assurance) -> f64| assurances.iter().map(of).fold(0.0, f64::max);
+        (targets > 0).then(|| Self {
+            evaluations,
+            expected_worst: highest(|assurance| assurance.expected_regret),
+            expected_mean: assurances.iter().map(|assurance| assurance.expected_regret).sum::<f64>()
+                / targets as f64,
+            bound_worst: highest(|assurance| assurance.regret_bound),
+            certain: assurances.iter().filter(|assurance| assurance.probability_best >= 0.95).count(),
+            targets,
+        })
+    }
+}
+
+/// How a search converged: after at most `steps` evenly spaced numbers of evaluations, the last one being all of them.
+///
+/// `measured` is in the order in which the points were proposed. A step knows only the points before it.
+pub fn convergence(problem: &Problem, measured: &[Measured<'_>], steps: usize) -> Vec<Convergence> {
+    let all = measured.len();
+    let steps = steps.clamp(1, all.max(1));
+    (1..=steps)
+        .map(|step| (step * all).div_ceil(steps))
+        .filter_map(|evaluations| {
+            Convergence::of(evaluations, &assurances(problem, &measured[..evaluations])?)
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests;

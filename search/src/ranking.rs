@@ -117,6 +117,11 @@ impl<'a> Ranking<'a> {
         self.measured.len()
     }
 
+    /// The tallies of a measured point.
+    pub(crate) fn at(&self, point: &Point) -> Option<&'a PointTallies> {
+        self.measured.iter().find(|row| row.tallies.point == *point).map(|row| row.tallies)
+    }
+
     /// The best `count` points for a target, best first.
     ///
     /// # Errors

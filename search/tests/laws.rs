@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use avsweep_domain::{BayesianSettings, HierarchicalSettings, Point, Space, Strategy};
+use avsweep_domain::{BayesianSettings, HierarchicalSettings, Point, Space, Strategy, Ticks};
 use avsweep_search::SearchRung;
 use avsweep_search::strategy::{Decision, History, Measured, Problem, next_points};
-use avsweep_search::surface::{Surface, catalogue};
+use avsweep_search::surface::{Surface, catalogue, layered, tied};
 
 /// A surface's searches, measured as asked.
 struct Bench {
@@ -162,4 +162,36 @@ impl Bench {
             other => panic!("a design is wanted, not {other:?}"),
         }
     }
+}
+
+/// Vectors split over groups of layers reach targets that no three coefficients reach.
+#[test]
+fn nine_coefficients_find_what_three_cannot_reach() {
+    let surface = layered(0);
+    let settings = BayesianSettings { budget: 110, seed: 1, ..BayesianSettings::default() };
+    let space = surface.space(20).unwrap();
+    let strategy = Strategy::Bayesian(settings);
+    let problem =
+        Problem::new(space, &surface.levels(), surface.domains(), strategy, SearchRung::Likelihood).unwrap();
+    let wants = problem.wants(&History::default());
+    let raise = |best: &mut [f64], point: &Point| {
+        let log_probs = surface.log_probs_at(point);
+        let rates = problem.rates(&Measured { point, log_probs: &log_probs, judged: None }).unwrap();
+        for (best, wanted) in best.iter_mut().zip(&wants) {
+            *best = best.max(problem.value(wanted, &rates));
+        }
+    };
+    let mut three = vec![0.0f64; wants.len()];
+    let ticks = |place: i32| Ticks::new(2000 * place - 10_000);
+    for index in 0..1331 {
+        raise(&mut three, &tied(&[ticks(index / 121), ticks(index / 11 % 11), ticks(index % 11)]));
+    }
+    let bench = Bench { surface: layered(0), problem: problem.clone() };
+    let mut nine = vec![0.0f64; wants.len()];
+    let points = bench.run(1, |_| 0);
+    points.iter().for_each(|point| raise(&mut nine, point));
+    let out_of_reach = three.iter().filter(|best| **best < 0.5).count();
+    assert!(out_of_reach >= 9, "three coefficients reach all but {out_of_reach} targets");
+    let lowest = nine.iter().copied().fold(1.0, f64::min);
+    assert!(lowest >= 0.9, "the worst of 27 targets has {lowest} after {} points", points.len());
 }

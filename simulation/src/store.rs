@@ -10,9 +10,10 @@ use avsweep_domain::{
     FailureLimits, JobId, LeaseToken, Point, PointTallies, Rung, SweepDefinition, SweepId, SweepState,
 };
 use avsweep_store::{
-    Created, Deleted, JobFilter, JobRecord, JobResults, JobStatus, LeaseClaim, LeaseRef, LeaseStatus,
+    Choice, Created, Deleted, JobFilter, JobRecord, JobResults, JobStatus, LeaseClaim, LeaseRef, LeaseStatus,
     LeasedJob, NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow,
-    SqliteStore, Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
+    SearchPoint, SqliteStore, Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord,
+    WorkerStatus,
 };
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -394,6 +395,18 @@ impl Store for SimulatedStore {
 
     async fn point_jobs(&self, sweep: SweepId, point: &Point) -> Result<Vec<JobStatus>, StoreError> {
         self.read("point_jobs", self.inner.point_jobs(sweep, point)).await
+    }
+
+    async fn search_points(
+        &self,
+        sweep: SweepId,
+        filter: PointFilter<'_>,
+    ) -> Result<Vec<SearchPoint>, StoreError> {
+        self.read("search_points", self.inner.search_points(sweep, filter)).await
+    }
+
+    async fn choices(&self, sweep: SweepId) -> Result<Vec<Choice>, StoreError> {
+        self.read("choices", self.inner.choices(sweep)).await
     }
 
     async fn ready_jobs(&self, rungs: &[Rung]) -> Result<u64, StoreError> {

@@ -122,7 +122,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// the point's tallies are brought up to date: nothing is evaluated twice (law 2).
     ///
     /// What the planner plans is written under its `guard`, what a user asks for (a sample) without one. A plan's choice
-    /// is written with it; see [`ChoiceLog`].
+    /// is written with it; see [`Store::choices`].
     ///
     /// # Errors
     /// [`StoreError::BadPlan`] when a point or slice is not of the sweep, or a judgement job's responses are not all
@@ -246,27 +246,19 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// What came of the points (see [`PointFilter`]) that a strategy has proposed, by ticks: those with jobs on all search
     /// queries of the rung that points are chosen by. A point that has only been sampled is not among them.
-    ///
-    /// A store that only passes calls on need not have a form of its own.
     async fn search_points(
         &self,
         sweep: SweepId,
         filter: PointFilter<'_>,
-    ) -> Result<Vec<SearchPoint>, StoreError> {
-        search_points::by_other_methods(self, sweep, filter).await
-    }
+    ) -> Result<Vec<SearchPoint>, StoreError>;
 
     /// Every job of the sweep at one point, by rung, then slice.
     async fn point_jobs(&self, sweep: SweepId, point: &Point) -> Result<Vec<JobStatus>, StoreError>;
 
     /// How many ready jobs there are for these rungs, over all running sweeps.
     async fn ready_jobs(&self, rungs: &[Rung]) -> Result<u64, StoreError>;
-}
 
-/// The decisions that were written with plans, for whoever wants to take them again.
-#[async_trait]
-pub trait ChoiceLog: Store {
-    /// Every choice of a sweep, in order.
+    /// Every decision of a strategy that was written with its plan, in order: what it takes to take it again.
     ///
     /// # Errors
     /// [`StoreError::NoSuchSweep`].

@@ -31,9 +31,9 @@ use avsweep_domain::{
 };
 
 use crate::{
-    Choice, ChoiceLog, Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus,
-    LeasedJob, NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow,
-    SearchPoint, Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
+    Choice, Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob,
+    NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow, SearchPoint,
+    Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
 };
 
 pub use connection::PostgresStore;
@@ -218,10 +218,7 @@ impl Store for PostgresStore {
     async fn ready_jobs(&self, rungs: &[Rung]) -> Result<u64, StoreError> {
         reading::ready_jobs(self, rungs).await
     }
-}
 
-#[async_trait]
-impl ChoiceLog for PostgresStore {
     async fn choices(&self, sweep: SweepId) -> Result<Vec<Choice>, StoreError> {
         searching::choices(self, sweep).await
     }

@@ -4,13 +4,12 @@ use std::collections::HashMap;
 
 use avsweep_domain::{
     Coverage, JobState, JudgementTally, Normalisation, Point, QueryScore, QuerySlice, Rung, SweepDefinition,
-    SweepId,
 };
 
 use crate::columns::narrow;
 use crate::layout::SweepLayout;
 use crate::point_results::Scores;
-use crate::{PointFilter, ResultValue, SearchPoint, SearchState, Store, StoreError, codec, point_results};
+use crate::{SearchPoint, SearchState, StoreError, codec, point_results};
 
 /// What a sweep's points are chosen by.
 #[derive(Clone, Debug)]
@@ -132,34 +131,6 @@ pub(crate) fn assemble(
         if let Some(state) = layout.search.state(jobs, score, judgement.as_deref()) {
             points.push(SearchPoint { point: codec::read_ticks(ticks).map_err(corrupt)?, state });
         }
-    }
-    Ok(points)
-}
-
-/// [`Store::search_points`] by a store's other methods: several calls a point.
-pub(crate) async fn by_other_methods<S: Store + ?Sized>(
-    store: &S,
-    sweep: SweepId,
-    filter: PointFilter<'_>,
-) -> Result<Vec<SearchPoint>, StoreError> {
-    let shape = SearchShape::of(&store.sweep(sweep).await?.definition);
-    let ordinals: Vec<u32> = (0..shape.len()).collect();
-    let mut points = Vec::new();
-    for tallies in store.tallies(sweep, filter).await? {
-        let jobs = store.point_jobs(sweep, &tallies.point).await?.into_iter();
-        let jobs = jobs.map(|job| SearchJob { rung: job.rung, slice: job.slice, state: job.state });
-        let jobs: Vec<_> = jobs.filter(|job| job.slice.start < shape.len()).collect();
-        let scores: HashMap<u32, QueryScore> = store
-            .point_results(sweep, &tallies.point, &ordinals)
-            .await?
-            .into_iter()
-            .filter_map(|row| match row.value {
-                ResultValue::Score(score) => Some((row.ordinal, score)),
-                ResultValue::Response(_) | ResultValue::Verdict(_) => None,
-            })
-            .collect();
-        let state = shape.state(&jobs, |ordinal| scores.get(&ordinal), tallies.search.judgement.as_deref());
-        points.extend(state.map(|state| SearchPoint { point: tallies.point, state }));
     }
     Ok(points)
 }

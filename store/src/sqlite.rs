@@ -27,9 +27,9 @@ use avsweep_domain::{
 };
 
 use crate::{
-    Choice, ChoiceLog, Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus,
-    LeasedJob, NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow,
-    SearchPoint, Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
+    Choice, Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob,
+    NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow, SearchPoint,
+    Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
 };
 
 pub use connection::SqliteStore;
@@ -214,10 +214,7 @@ impl Store for SqliteStore {
     async fn ready_jobs(&self, rungs: &[Rung]) -> Result<u64, StoreError> {
         reading::ready_jobs(self, rungs).await
     }
-}
 
-#[async_trait]
-impl ChoiceLog for SqliteStore {
     async fn choices(&self, sweep: SweepId) -> Result<Vec<Choice>, StoreError> {
         searching::choices(self, sweep).await
     }

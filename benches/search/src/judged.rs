@@ -90,11 +90,12 @@ impl JudgedTruth {
             })
             .collect::<anyhow::Result<_>>()?;
         let measured: Vec<_> = points.iter().filter_map(|point| grid.measured(point)).collect();
-        let answers = assurances(problem, &measured)
-            .ok_or_else(|| anyhow::anyhow!("no model of the judged points"))?;
-        let regrets = answers.iter().zip(self.values.iter().zip(&self.best)).map(|(answer, (values, best))| {
-            grid.index(&answer.chosen).map_or(1.0, |place| best - values[place])
-        });
+        let answers =
+            assurances(problem, &measured).ok_or_else(|| anyhow::anyhow!("no model of the judged points"))?;
+        let regrets =
+            answers.iter().zip(self.values.iter().zip(&self.best)).map(|(answer, (values, best))| {
+                grid.index(&answer.chosen).map_or(1.0, |place| best - values[place])
+            });
         Ok(regrets.fold(0.0, f64::max))
     }
 }

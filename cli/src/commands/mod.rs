@@ -1,6 +1,7 @@
 //! One file per verb: arguments in, gRPC calls, a table or JSON out.
 
 mod best;
+pub(crate) mod convergence;
 mod counts;
 mod create;
 mod crew;

@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::{Result, ensure};
 use avsweep_domain::{BayesianSettings, Point, Strategy};
 use avsweep_search::SearchRung;
-use avsweep_search::honesty::assurances;
+use avsweep_search::honesty::{Convergence, assurances};
 use avsweep_search::record::RecordedGrid;
 use avsweep_search::replay::{ReplayError, Truth};
 use avsweep_search::strategy::{Problem, planned_points};
@@ -19,7 +19,7 @@ use avsweep_search::strategy::{Problem, planned_points};
 use crate::arguments::{Format, ReplayArguments, RungArgument};
 use crate::output::{counting_bar, print};
 use crate::usage::UsageError;
-use output::{Expected, ReplayOutput, Replayed};
+use output::{ReplayOutput, Replayed};
 use search::Run;
 
 /// So many points of a sequence that is known beforehand are asked for at once; what is measured changes none of them.
@@ -84,7 +84,7 @@ pub(super) fn run(arguments: &ReplayArguments, format: Format) -> Result<()> {
         [(_, run)] if evaluations <= MOST_EXPECTED => {
             let measured =
                 run.visited.iter().take(evaluations).filter_map(|place| grid.measured(&points[*place]));
-            Expected::of(&assurances(&judging, &measured.collect::<Vec<_>>())?)
+            Convergence::of(evaluations, &assurances(&judging, &measured.collect::<Vec<_>>())?)
         }
         _ => None,
     };

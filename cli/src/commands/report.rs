@@ -8,8 +8,8 @@ use avsweep_domain::{Normalisation, Point, QueryScore, SweepDefinition, Verdict}
 use avsweep_proto::v1;
 
 use super::best::{self, BestOutput};
-use super::sample;
 use super::sweeps::example_ordinals;
+use super::{convergence, sample};
 use crate::arguments::ReportArguments;
 use crate::connection::{Connection, Place, explain};
 use crate::embedded::Access;
@@ -18,6 +18,9 @@ use crate::report::{ExampleResponse, Fact, ReportData, TargetAnswer, render};
 
 /// Queries per domain whose responses are shown at each point.
 const EXAMPLES_PER_DOMAIN: usize = 4;
+
+/// Points of the convergence's picture.
+const CONVERGENCE_STEPS: u32 = 24;
 
 /// `avsweep report`
 pub(super) async fn run(place: &Place, arguments: &ReportArguments) -> Result<()> {
@@ -46,6 +49,7 @@ pub(super) async fn run(place: &Place, arguments: &ReportArguments) -> Result<()
         aggregate: arguments.aggregate,
         answers: table(&definition, &best)?,
         responses,
+        convergence: convergence::ask(&connection, progress.sweep, CONVERGENCE_STEPS).await?,
         facts: facts(&progress),
     })
     .context("the report cannot be written as JSON")?;

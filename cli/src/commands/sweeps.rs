@@ -7,6 +7,7 @@ use avsweep_domain::{Coverage, JudgeProvider, SweepDefinition};
 use avsweep_proto::v1;
 use serde::Serialize;
 
+use super::convergence::{self, ConvergenceOutput};
 use super::jobs::JobOutput;
 use crate::arguments::Format;
 use crate::connection::{Connection, Place, explain};
@@ -54,8 +55,12 @@ struct ShowOutput {
     #[serde(flatten)]
     progress: SweepOutput,
     definition: SweepDefinition,
+    convergence: ConvergenceOutput,
     failed_jobs: Vec<JobOutput>,
 }
+
+/// Rows of the convergence's table.
+const CONVERGENCE_STEPS: u32 = 8;
 
 /// `avsweep sweep ls`
 pub(super) async fn list(place: &Place, format: Format) -> Result<()> {
@@ -103,7 +108,8 @@ pub(super) async fn show(place: &Place, sweep: &str, format: Format) -> Result<(
     };
     let failed = connection.sweeps().list_jobs(request).await.map_err(explain)?.into_inner().jobs;
     let failed_jobs = failed.into_iter().map(JobOutput::read).collect::<Result<_>>()?;
-    let shown = ShowOutput { progress: summarise(progress), definition, failed_jobs };
+    let convergence = convergence::ask(&connection, progress.sweep, CONVERGENCE_STEPS).await?;
+    let shown = ShowOutput { progress: summarise(progress), definition, convergence, failed_jobs };
     output::print(format, &shown, |shown, out| {
         facts(shown).write(out)?;
         writeln!(out)?;
@@ -120,6 +126,13 @@ pub(super) async fn show(place: &Place, sweep: &str, format: Format) -> Result<(
             ]);
         }
         jobs.write(out)?;
+        if !shown.convergence.steps.is_empty() {
+            writeln!(
+                out,
+                "\nConvergence: by how much the grid's best is expected to be better than the best measured point"
+            )?;
+            shown.convergence.table().write(out)?;
+        }
         if !shown.failed_jobs.is_empty() {
             writeln!(out, "\nJobs that failed for good")?;
             let mut table = Table::new(["job", "rung", "point", "lost", "errors", "last error"]);

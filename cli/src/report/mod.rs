@@ -15,6 +15,8 @@ use avsweep_domain::{
     Aggregate, Level, LevelRate, Point, PointTallies, Reading, SweepDefinition, Target, Verdict,
 };
 
+use crate::commands::convergence::ConvergenceOutput;
+
 /// Everything that a report shows.
 #[derive(Clone, Debug)]
 pub(crate) struct ReportData<'a> {
@@ -32,6 +34,8 @@ pub(crate) struct ReportData<'a> {
     pub(crate) answers: Vec<TargetAnswer>,
     /// Responses worth showing.
     pub(crate) responses: Vec<ExampleResponse>,
+    /// How the search converged; without steps where that cannot be said.
+    pub(crate) convergence: ConvergenceOutput,
     /// Further facts of the sweep for its table of facts, such as state, progress and timing.
     pub(crate) facts: Vec<Fact>,
 }
@@ -93,7 +97,7 @@ impl Fact {
 }
 
 /// The page's scripts, in the order in which they build on each other; they share one scope.
-const SCRIPTS: [&str; 11] = [
+const SCRIPTS: [&str; 12] = [
     include_str!("assets/data.js"),
     include_str!("assets/colour.js"),
     include_str!("assets/view.js"),
@@ -102,6 +106,7 @@ const SCRIPTS: [&str; 11] = [
     include_str!("assets/strip.js"),
     include_str!("assets/pin.js"),
     include_str!("assets/curves.js"),
+    include_str!("assets/convergence.js"),
     include_str!("assets/targets.js"),
     include_str!("assets/responses.js"),
     include_str!("assets/page.js"),

@@ -11,6 +11,8 @@ use avsweep_domain::{
 };
 use serde::Serialize;
 
+use crate::commands::convergence::ConvergenceOutput;
+
 use super::{ExampleResponse, ReportData, TargetAnswer, embed, facts};
 
 /// A range with more values than this is drawn by the values that were measured.
@@ -41,6 +43,7 @@ pub(super) struct Payload<'a> {
     aggregate: String,
     answers: Vec<Answer<'a>>,
     responses: Vec<Response<'a>>,
+    convergence: &'a ConvergenceOutput,
     facts: Vec<[String; 2]>,
 }
 
@@ -149,6 +152,7 @@ pub(super) fn payload<'a>(report: &'a ReportData<'_>) -> Payload<'a> {
         aggregate: report.aggregate.to_string(),
         answers: report.answers.iter().map(answer).collect(),
         responses: report.responses.iter().map(response).collect(),
+        convergence: &report.convergence,
         facts: facts::facts(report, measured.len())
             .into_iter()
             .map(|fact| [fact.label, fact.value])

@@ -9,6 +9,7 @@ use avsweep_domain::{
 use serde_json::Value;
 
 use super::{ExampleResponse, Fact, ReportData, TargetAnswer, render};
+use crate::commands::convergence::{ConvergenceOutput, StepOutput};
 
 const HOSTILE: &str =
     "</script><img src=x onerror=alert(1)><!--<script>\u{2028}{{script}} & 'quoted' \"twice\"";
@@ -75,6 +76,10 @@ fn report<'a>(definition: &'a SweepDefinition, tallies: &'a [PointTallies]) -> R
         aggregate: Aggregate::Min,
         answers: vec![],
         responses: vec![],
+        convergence: ConvergenceOutput {
+            targets: 9,
+            steps: vec![StepOutput { evaluations: 3, mean: 0.1, worst: 0.25, bound: 0.5, certain: 2 }],
+        },
         facts: vec![],
     }
 }

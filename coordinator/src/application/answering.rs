@@ -4,10 +4,11 @@ use avsweep_domain::{
     Aggregate, Coverage, Normalisation, PointTallies, QuerySet, Reading, SweepDefinition, SweepId, Target,
 };
 use avsweep_search::honesty::{Assurance, assurances};
-use avsweep_search::strategy::{Measured, Problem};
-use avsweep_search::{Answer, MAX_TARGETS, Ranking, all_targets};
-use avsweep_store::{PointFilter, SearchPoint, SearchState};
+use avsweep_search::strategy::Problem;
+use avsweep_search::{Answer, MAX_TARGETS, Ranking, SearchRung, all_targets};
+use avsweep_store::{PointFilter, SearchPoint};
 
+use super::convergence::measured;
 use crate::{Coordinator, CoordinatorError};
 
 /// A question for the best points.
@@ -35,7 +36,7 @@ pub(crate) struct Answers {
 }
 
 /// A model of more measured points takes longer than anybody waits for an answer.
-const MOST_MODELLED: usize = 1000;
+pub(super) const MOST_MODELLED: usize = 1000;
 
 impl Coordinator {
     /// Every point of a sweep with its tallies, as they are now: another sweep's report at a shared point counts too.
@@ -61,12 +62,15 @@ impl Coordinator {
         let history = self.tallies(record.id).await?;
         let aggregate = question.aggregate;
         let problem = Problem::of(&definition);
+        let searched_by = match problem.rung() {
+            SearchRung::Likelihood => Reading::Likelihood(Normalisation::Mean),
+            SearchRung::Judgement => Reading::Judgement,
+        };
         let modelled = question.assured
-            && reading == Reading::Likelihood(Normalisation::Mean)
+            && reading == searched_by
             && aggregate == problem.aggregate()
             && history.len() <= MOST_MODELLED
-            // Where every point is measured, the best of them is the best.
-            && definition.space.grid_size().is_ok_and(|size| (history.len() as u64) < size);
+            && !is_complete(&definition, history.len());
         let searched =
             if modelled { self.store.search_points(record.id, PointFilter::All).await? } else { Vec::new() };
         let answers = self.compute(move || {
@@ -77,10 +81,18 @@ impl Coordinator {
             {
                 return Err(CoordinatorError::NotJudged { sweep: definition.name.clone(), judged });
             }
-            let answers: Vec<Answer> =
+            let mut answers: Vec<Answer> =
                 targets.iter().map(|target| ranking.answer(target, aggregate)).collect::<Result<_, _>>()?;
+            let assurances = assure(&answers, &problem, &searched);
+            if problem.rung() == SearchRung::Judgement {
+                for (answer, known) in answers.iter_mut().zip(&assurances) {
+                    if let Some(known) = known {
+                        *answer = ranking.answer_at(&answer.target, aggregate, &known.chosen)?;
+                    }
+                }
+            }
             Ok(Answers {
-                assurances: assure(&answers, &problem, &searched),
+                assurances,
                 answers,
                 reported_set: definition.reported_set(),
                 reading,
@@ -91,19 +103,15 @@ impl Coordinator {
     }
 }
 
-/// How far answers can be trusted. Where another point than the model's is chosen (it knows the search queries' levels
-/// alone, and not how ties are broken) its value is the same.
+/// Whether every point of the grid is measured, so that the best of them is the best.
+pub(super) fn is_complete(definition: &SweepDefinition, measured: usize) -> bool {
+    definition.space.grid_size().is_ok_and(|size| measured as u64 >= size)
+}
+
+/// How far answers can be trusted. Where likelihoods are searched and another point than the model's is chosen (it knows the
+/// search queries' levels alone, and not how ties are broken) its value is the same.
 fn assure(answers: &[Answer], problem: &Problem, searched: &[SearchPoint]) -> Vec<Option<Assurance>> {
-    let measured: Vec<Measured<'_>> = searched
-        .iter()
-        .filter_map(|searched| match &searched.state {
-            SearchState::Measured { log_probs, judged } => {
-                Some(Measured { point: &searched.point, log_probs, judged: judged.as_deref() })
-            }
-            SearchState::Pending | SearchState::GivenUp => None,
-        })
-        .collect();
-    let known = assurances(problem, &measured).unwrap_or_default();
+    let known = assurances(problem, &measured(searched)).unwrap_or_default();
     let of = |answer: &Answer| known.iter().find(|known| known.target == answer.target).cloned();
     answers.iter().map(of).collect()
 }

@@ -7,9 +7,9 @@ use avsweep_domain::{
     FailureLimits, JobId, LeaseToken, Point, PointTallies, Rung, SweepDefinition, SweepId, SweepState,
 };
 use avsweep_store::{
-    Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob,
-    Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow, SearchPoint, Store,
-    StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
+    Choice, Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob,
+    NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow, SearchPoint,
+    Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
 };
 
 use super::Metrics;
@@ -208,6 +208,10 @@ impl Store for MeasuredStore {
 
     async fn point_jobs(&self, sweep: SweepId, point: &Point) -> Result<Vec<JobStatus>, StoreError> {
         self.timed("point_jobs", self.inner.point_jobs(sweep, point)).await
+    }
+
+    async fn choices(&self, sweep: SweepId) -> Result<Vec<Choice>, StoreError> {
+        self.timed("choices", self.inner.choices(sweep)).await
     }
 
     async fn ready_jobs(&self, rungs: &[Rung]) -> Result<u64, StoreError> {

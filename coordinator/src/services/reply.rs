@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use avsweep_domain::{LevelRate, Rung};
 use avsweep_proto::v1;
-use avsweep_search::honesty::Assurance;
+use avsweep_search::honesty::{Assurance, Convergence};
 use avsweep_search::{Answer, BestPoint, DomainAnswer};
 use avsweep_store::{
     JobRecord, LeaseStatus, LeasedJob, ResultRow, ResultValue, RungCounts, Timestamp, WorkerJob, WorkerKind,
@@ -146,6 +146,20 @@ pub(super) fn best_points(answers: &Answers) -> v1::BestPointsResponse {
         reported_set: v1::QuerySet::from(answers.reported_set).into(),
         reading: v1::Reading::from(answers.reading).into(),
         points_measured: answers.points_measured,
+    }
+}
+
+pub(super) fn convergence(steps: &[Convergence]) -> v1::ConvergenceResponse {
+    let step = |step: &Convergence| v1::ConvergenceStep {
+        evaluations: step.evaluations as u64,
+        expected_worst: step.expected_worst,
+        expected_mean: step.expected_mean,
+        bound_worst: step.bound_worst,
+        targets_certain: u32::try_from(step.certain).unwrap_or(u32::MAX),
+    };
+    v1::ConvergenceResponse {
+        steps: steps.iter().map(step).collect(),
+        targets: steps.last().map_or(0, |step| u32::try_from(step.targets).unwrap_or(u32::MAX)),
     }
 }
 

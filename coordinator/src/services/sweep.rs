@@ -1,6 +1,7 @@
 //! The edge of the user's verbs.
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -228,6 +229,16 @@ impl SweepService for SweepEdge {
         let question = question(request.into_inner()).map_err(|error| bad_request(&error))?;
         let answers = self.0.best_points(question).await.map_err(|error| refused(&error))?;
         Ok(Response::new(reply::best_points(&answers)))
+    }
+
+    async fn convergence(
+        &self,
+        request: Request<v1::ConvergenceRequest>,
+    ) -> Result<Response<v1::ConvergenceResponse>, Status> {
+        let request = request.into_inner();
+        let steps = NonZeroUsize::new(request.steps as usize);
+        let steps = self.0.convergence(&request.sweep, steps).await.map_err(|error| refused(&error))?;
+        Ok(Response::new(reply::convergence(&steps)))
     }
 
     async fn request_sample(

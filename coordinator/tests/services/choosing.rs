@@ -12,8 +12,8 @@ use avsweep_domain::{
 use avsweep_proto::v1;
 use avsweep_search::strategy::{Decision, History, Measured, Problem, next_points};
 use avsweep_store::{
-    Choice, ChoiceLog as _, PointFilter, SearchState, SqliteStore, SqliteStoreOptions, Store, WorkerKind,
-    WorkerState, WorkerStatus,
+    Choice, PointFilter, SearchState, SqliteStore, SqliteStoreOptions, Store, WorkerKind, WorkerState,
+    WorkerStatus,
 };
 
 use crate::support::{ALL_RUNGS, Cluster, Shape, definition, evaluate, lease_request, settings};

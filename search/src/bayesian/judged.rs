@@ -121,7 +121,8 @@ pub(super) fn assurances(
     judged.dedup_by_key(|(point, _)| *point);
     let models = Models::new(problem, settings, &judged)?;
     let wants = problem.wants(&history);
-    let (points, known): (Vec<&Point>, BTreeSet<&Point>) = judged.iter().map(|(point, _)| (*point, *point)).unzip();
+    let (points, known): (Vec<&Point>, BTreeSet<&Point>) =
+        judged.iter().map(|(point, _)| (*point, *point)).unzip();
     let found_counts = models.counts(&points);
     let none = || vec![vec![0.0; SAMPLES]; wants.len()];
     let aggregate = settings.aggregate;
@@ -242,8 +243,7 @@ impl JudgedModel {
 
     fn draw(&self, seed: u64, domain: usize, measured: usize) -> Option<Drawn> {
         let mut generator = stream(seed, "judged draws", domain as u64);
-        let mut numbers =
-            |count: usize| -> Vec<f64> { (0..count).map(|_| normal(&mut generator)).collect() };
+        let mut numbers = |count: usize| -> Vec<f64> { (0..count).map(|_| normal(&mut generator)).collect() };
         let deviates = numbers(SAMPLES);
         // The same numbers for all thresholds: their functions go up and down together.
         let normals: Vec<(Vec<f64>, Vec<f64>)> =

@@ -106,8 +106,7 @@ impl BinomialGp {
             });
             let decomposed = steadied.llt(Side::Lower).map_err(|_| GpError::NotPositiveDefinite(n))?;
             // b = W f + ∇; a = b − W^½ B⁻¹ W^½ K b; f = K a.
-            let b =
-                Mat::from_fn(n, 1, |row, _| roots[row] * roots[row] * latent[row] + gradient[row]);
+            let b = Mat::from_fn(n, 1, |row, _| roots[row] * roots[row] * latent[row] + gradient[row]);
             let mut inner = &covariances * &b;
             (0..n).for_each(|row| inner[(row, 0)] *= roots[row]);
             let solved = decomposed.solve(&inner);
@@ -250,7 +249,8 @@ mod tests {
     fn draws_have_the_posteriors_mean_and_deviation() {
         let kernel = BinomialKernel { kernel: Kernel { lengths: vec![0.7], nugget: 1e-6 }, amplitude: 1.5 };
         let points = [-0.9, -0.2, 0.1, 0.8];
-        let gp = BinomialGp::new(kernel, &points, &[(1, 20), (9, 20), (13, 20), (19, 20)]).expect("distinct points");
+        let gp = BinomialGp::new(kernel, &points, &[(1, 20), (9, 20), (13, 20), (19, 20)])
+            .expect("distinct points");
         let mut generator = stream(1, "draws", 0);
         let mut numbers = || -> Vec<f64> { (0..points.len()).map(|_| normal(&mut generator)).collect() };
         let normals: Vec<(Vec<f64>, Vec<f64>)> = (0..4000).map(|_| (numbers(), numbers())).collect();
@@ -261,9 +261,13 @@ mod tests {
         for (row, (mean, deviation)) in means.iter().zip(deviations).enumerate() {
             let count = values.ncols() as f64;
             let average = (0..values.ncols()).map(|draw| values[(row, draw)]).sum::<f64>() / count;
-            let spread = (0..values.ncols()).map(|draw| (values[(row, draw)] - average).powi(2)).sum::<f64>() / count;
+            let spread =
+                (0..values.ncols()).map(|draw| (values[(row, draw)] - average).powi(2)).sum::<f64>() / count;
             let whole = (spread + left[row] * left[row]).sqrt();
-            assert!((average - mean).abs() < 5.0 * deviation / count.sqrt() + 1e-3, "{row}: {average} {mean}");
+            assert!(
+                (average - mean).abs() < 5.0 * deviation / count.sqrt() + 1e-3,
+                "{row}: {average} {mean}"
+            );
             assert!((whole / deviation - 1.0).abs() < 0.05, "{row}: {whole} {deviation}");
         }
     }

@@ -3,6 +3,7 @@
 use avsweep_domain::{BayesianSettings, Point, SequenceSettings};
 
 use super::*;
+use crate::SearchRung;
 use crate::normal::cdf;
 use crate::random::{normal, stream};
 use crate::strategy::{Decision, History, next_points};
@@ -119,6 +120,100 @@ fn confirm_intervals_of_chosen_points_cover_the_truth() {
         assert!(held / count >= 0.93, "{aggregate}: the intervals hold for a share of {}", held / count);
     }
     assert!(flattered / count > 0.01, "the search queries flatter the chosen points: {}", flattered / count);
+}
+
+/// Forty judged points: what is chosen by expectation, and what by the points' own counts, against the true probabilities of
+/// the levels at every point of an 11³ grid.
+#[test]
+fn judged_points_are_chosen_by_more_than_their_luck() {
+    let (mut by_expectation, mut by_counts, mut within, mut count) = (0.0, 0.0, 0.0, 0.0);
+    for surface in catalogue(3).iter().step_by(7) {
+        let space = surface.space(10).expect("ten steps divide");
+        let strategy = Strategy::Bayesian(BayesianSettings::default());
+        let problem =
+            Problem::new(space, &surface.levels(), surface.domains(), strategy, SearchRung::Judgement)
+                .expect("a fitting strategy");
+        let grid: Vec<Point> = problem.space().grid().collect();
+        let log_probs: Vec<Vec<f32>> = grid.iter().map(|point| surface.log_probs_at(point)).collect();
+        let true_rates: Vec<Vec<f64>> = log_probs
+            .iter()
+            .map(|log_probs| {
+                let probabilities = surface.judged_probabilities(log_probs);
+                let mut rates = vec![0.0; 9];
+                for (query, p) in probabilities.chunks_exact(3).enumerate() {
+                    (0..3).for_each(|level| rates[query / 40 * 3 + level] += p[level] / 40.0);
+                }
+                rates
+            })
+            .collect();
+        let some: Vec<usize> = (0..grid.len()).step_by(33).collect();
+        let judged: Vec<Vec<u32>> = some
+            .iter()
+            .map(|place| {
+                let mut counts = vec![0; 9];
+                for (query, level) in
+                    surface.judged(&log_probs[*place], *place as u64).into_iter().enumerate()
+                {
+                    counts[query / 40 * 3 + usize::from(level)] += 1;
+                }
+                counts
+            })
+            .collect();
+        let measured: Vec<Measured<'_>> = some
+            .iter()
+            .zip(&judged)
+            .map(|(place, counts)| Measured { point: &grid[*place], log_probs: &[], judged: Some(counts) })
+            .collect();
+        let assurances = assurances(&problem, &measured).expect("a model");
+        let wants = problem.wants(&History { measured: &measured, ..History::default() });
+        for (assurance, wanted) in assurances.iter().zip(&wants) {
+            let value = |place: usize| problem.value(wanted, &true_rates[place]);
+            let best_measured = some.iter().map(|place| value(*place)).fold(0.0, f64::max);
+            let best = (0..grid.len()).map(value).fold(0.0, f64::max);
+            let chosen = grid.iter().position(|point| *point == assurance.chosen).expect("on the grid");
+            let luckiest = (0..some.len())
+                .max_by(|left, right| {
+                    let counted =
+                        |row: &usize| problem.value(wanted, &problem.rates(&measured[*row]).expect("judged"));
+                    counted(left).total_cmp(&counted(right))
+                })
+                .expect("points");
+            by_expectation += best_measured - value(chosen);
+            by_counts += best_measured - value(some[luckiest]);
+            within += f64::from(u8::from(best - value(chosen) <= assurance.regret_bound + 1e-6));
+            count += 1.0;
+        }
+    }
+    assert!(by_expectation < 0.8 * by_counts, "{by_expectation} beside {by_counts} by counts");
+    assert!(within / count >= 0.9, "the bounds hold for a share of {}", within / count);
+}
+
+#[test]
+fn convergence_ends_with_what_is_known_of_all_points_and_each_step_knows_only_the_points_before_it() {
+    let surface = &catalogue(1)[0];
+    let space = surface.space(10).expect("ten steps divide");
+    let strategy = Strategy::Sobol(SequenceSettings { budget: 30, seed: 1 });
+    let problem = Problem::new(space, &surface.levels(), surface.domains(), strategy, SearchRung::Likelihood)
+        .expect("a fitting strategy");
+    let Decision::Propose(points) = next_points(&problem, &History::default(), 30) else {
+        panic!("points are wanted");
+    };
+    let log_probs: Vec<Vec<f32>> = points.iter().map(|point| surface.log_probs_at(point)).collect();
+    let measured: Vec<Measured<'_>> = points
+        .iter()
+        .zip(&log_probs)
+        .map(|(point, log_probs)| Measured { point, log_probs, judged: None })
+        .collect();
+    let steps = convergence(&problem, &measured, 4);
+    let evaluations: Vec<usize> = steps.iter().map(|step| step.evaluations).collect();
+    assert_eq!(evaluations, [8, 15, 23, 30]);
+    assert_eq!(
+        steps.last().copied(),
+        Convergence::of(30, &assurances(&problem, &measured).expect("a model"))
+    );
+    assert_eq!(steps[1], convergence(&problem, &measured[..15], 1)[0]);
+    assert!(steps[3].expected_mean < steps[0].expected_mean);
+    assert_eq!(convergence(&problem, &[], 4), []);
 }
 
 #[test]

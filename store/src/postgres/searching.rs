@@ -120,7 +120,7 @@ pub(super) async fn write_choice(
     if written == points { Ok(()) } else { Err(StoreError::PlanningLost { sweep }) }
 }
 
-/// See [`crate::ChoiceLog::choices`].
+/// See [`crate::Store::choices`].
 pub(super) async fn choices(store: &PostgresStore, sweep: SweepId) -> Result<Vec<Choice>, StoreError> {
     call!(store, "read choices", |connection| choices_once(store, connection, sweep))
 }

@@ -115,7 +115,7 @@ pub(super) async fn write_choice(
     if written == points { Ok(()) } else { Err(StoreError::PlanningLost { sweep }) }
 }
 
-/// See [`crate::ChoiceLog::choices`].
+/// See [`crate::Store::choices`].
 pub(super) async fn choices(store: &SqliteStore, sweep: SweepId) -> Result<Vec<Choice>, StoreError> {
     let mut reader = store.reader().await?;
     let layout = sweeps::layout(store, &mut reader, sweep).await?;

@@ -4,9 +4,7 @@ use anyhow::Result;
 use avsweep_domain::{
     Coverage, FailureLimits, Label, Normalisation, QuerySlice, Rung, SweepDefinition, SweepState,
 };
-use avsweep_store::{
-    Choice, ChoiceLog, NewJob, Plan, PointFilter, SearchPoint, SearchState, Store, StoreError,
-};
+use avsweep_store::{Choice, NewJob, Plan, PointFilter, SearchPoint, SearchState, Store, StoreError};
 
 use super::fixture::{
     CONFIRM, NOW, SEARCH, claim, create, definition, finish, job, lease_one, plan, point, query_id,
@@ -118,7 +116,7 @@ pub(crate) async fn without_likelihoods_a_point_is_measured_when_its_responses_a
     Ok(())
 }
 
-pub(crate) async fn choices_are_written_with_their_plans_and_go_with_their_sweep<S: ChoiceLog>(
+pub(crate) async fn choices_are_written_with_their_plans_and_go_with_their_sweep<S: Store>(
     store: &S,
 ) -> Result<()> {
     let id = create(store, &definition("s")).await?;

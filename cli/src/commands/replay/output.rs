@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use avsweep_domain::{Aggregate, Levels, Point, Strategy};
 use avsweep_search::DomainShape;
-use avsweep_search::honesty::Assurance;
+use avsweep_search::honesty::Convergence;
 use avsweep_search::record::RecordedGrid;
 use avsweep_search::replay::{Regret, Truth};
 use serde::Serialize;
@@ -28,24 +28,6 @@ pub(super) struct Replayed<'a> {
     pub points: &'a [Point],
     /// By their seeds.
     pub runs: &'a [(u64, Run)],
-}
-
-/// The regret that a sweep would expect, knowing only what it has measured.
-#[derive(Clone, Copy)]
-pub(super) struct Expected {
-    worst: f64,
-    mean: f64,
-}
-
-impl Expected {
-    /// Over all targets; `None` when there is none.
-    pub(super) fn of(assurances: &[Assurance]) -> Option<Self> {
-        let count = assurances.len();
-        let regrets = assurances.iter().map(|assurance| assurance.expected_regret);
-        let (worst, sum) =
-            regrets.fold((0.0f64, 0.0), |(worst, sum), regret| (worst.max(regret), sum + regret));
-        (count > 0).then(|| Self { worst, mean: sum / count as f64 })
-    }
 }
 
 /// A replay's outcome.
@@ -121,7 +103,7 @@ struct RunOutput {
 
 impl ReplayOutput {
     /// Of these runs; `expected` is what the only run would expect after some evaluations.
-    pub(super) fn new(replayed: &Replayed<'_>, expected: impl Fn(usize) -> Option<Expected>) -> Self {
+    pub(super) fn new(replayed: &Replayed<'_>, expected: impl Fn(usize) -> Option<Convergence>) -> Self {
         let Replayed { arguments, grid, strategy, truth, points, runs } = *replayed;
         let curves: Vec<Vec<Regret>> = runs.iter().map(|(_, run)| truth.regrets(&run.visited)).collect();
         let longest = curves.iter().map(Vec::len).max().unwrap_or(0) as u64;
@@ -316,7 +298,7 @@ impl ReplayOutput {
 fn regret(
     evaluations: u64,
     curves: &[Vec<Regret>],
-    expected: impl Fn(usize) -> Option<Expected>,
+    expected: impl Fn(usize) -> Option<Convergence>,
 ) -> Option<RegretOutput> {
     let place = usize::try_from(evaluations).unwrap_or(usize::MAX);
     let after: Vec<Regret> = curves
@@ -344,8 +326,8 @@ fn regret(
         // Of an even number the lower one of the middle two.
         equal_median: equal[(equal.len() - 1) / 2],
         equal_lowest: *equal.first()?,
-        expected_worst: expected.map(|expected| expected.worst),
-        expected_mean: expected.map(|expected| expected.mean),
+        expected_worst: expected.map(|expected| expected.expected_worst),
+        expected_mean: expected.map(|expected| expected.expected_mean),
     })
 }
 

@@ -95,6 +95,7 @@ if (layers.length > 0) {
   for (const id of ["map-controls", "panels", "map-legend", "strip", "pin"]) byId(id).remove();
 }
 startTargets();
+buildConvergence();
 buildResponses();
 setTheme(theme.name);
 watchSize();

@@ -48,7 +48,8 @@ pub fn fit(points: &[f64], dimensions: usize, thresholds: &[Vec<(u32, u32)>]) ->
         let kernels = kernels(&parameters, dimensions);
         let modes = kernels.into_iter().zip(thresholds).map(|(kernel, counts)| {
             let gp = BinomialGp::new(kernel, points, counts).ok()?;
-            let scaled = |index: usize| gp.roots[index] * gp.latent[index] + gp.gradient[index] / gp.roots[index];
+            let scaled =
+                |index: usize| gp.roots[index] * gp.latent[index] + gp.gradient[index] / gp.roots[index];
             Some(Linearised { scaled: (0..counts.len()).map(scaled).collect(), roots: gp.roots })
         });
         let Some(modes) = modes.collect::<Option<Vec<_>>>() else { break };
@@ -172,8 +173,10 @@ mod tests {
     fn a_coefficient_without_effect_gets_the_longer_length() {
         let points: Vec<f64> =
             (0..80).flat_map(|i| [(f64::from(i) * 0.37).sin(), (f64::from(i) * 0.71).cos()]).collect();
-        let counts: Vec<(u32, u32)> =
-            points.chunks_exact(2).map(|x| ((40.0 * cdf(2.0 * (3.0 * x[0]).sin())).round() as u32, 40)).collect();
+        let counts: Vec<(u32, u32)> = points
+            .chunks_exact(2)
+            .map(|x| ((40.0 * cdf(2.0 * (3.0 * x[0]).sin())).round() as u32, 40))
+            .collect();
         let fitted = fit(&points, 2, &[counts]);
         let lengths = &fitted[0].kernel.lengths;
         assert!(lengths[1] > 4.0 * lengths[0], "{lengths:?}");
