@@ -4,7 +4,7 @@ use super::prepare::{PreparedPrompts, PromptTokens};
 use super::sample::{Sampler, Sampling};
 use crate::ItemError;
 use crate::decoder::{CacheShape, Decoder, ForestBuilder, KvCache, Step};
-use crate::kernels::{Threads, gemm};
+use crate::kernels::Threads;
 use crate::model::BaseModel;
 use rayon::prelude::*;
 
@@ -110,7 +110,7 @@ impl Group<'_> {
         let mut finished = Vec::with_capacity(prompts.len());
         let (mut active, mut hidden) = self.prefill(prompts);
         while !active.is_empty() {
-            let logits = self.logits(&hidden);
+            let logits = self.decoder.head().logits(self.threads, &hidden);
             let width = self.base.config().vocab_size;
             let mut going_on = Vec::with_capacity(active.len());
             for (mut sequence, logits) in active.into_iter().zip(logits.chunks_exact(width)) {
@@ -182,13 +182,6 @@ impl Group<'_> {
             hidden.extend_from_slice(&states[at * size..(at + 1) * size]);
         }
         (sequences, hidden)
-    }
-
-    fn logits(&self, hidden: &[f32]) -> Vec<f32> {
-        let head = self.decoder.head();
-        let mut logits = vec![0.0; hidden.len() / head.inputs * head.outputs];
-        gemm(self.threads, hidden, head.view(), &mut logits, false);
-        logits
     }
 
     /// Chooses the sequence's next token; returns how it ended, if it did.

@@ -49,21 +49,23 @@ fn unsupported_models_are_refused_by_name() {
         &["config.json", "architectures", "MambaForCausalLM", "LlamaForCausalLM"],
     );
     assert_names(
-        &with_config(|config| config["rope_scaling"] = json!({"rope_type": "llama3", "factor": 8.0})),
-        &["config.json", "rope_scaling.rope_type", "llama3"],
+        &with_config(|config| config["rope_scaling"] = json!({"type": "mrope", "mrope_section": [2, 1, 1]})),
+        &["config.json", "rope_scaling.type", "mrope", "llama3"],
     );
     assert_names(
-        &with_config(|config| config["rope_parameters"] = json!({"rope_type": "yarn", "rope_theta": 1e4})),
-        &["rope_parameters.rope_type", "yarn"],
+        &with_config(|config| {
+            config["rope_parameters"] = json!({"rope_type": "proportional", "rope_theta": 1e4});
+        }),
+        &["rope_parameters.rope_type", "proportional"],
     );
     assert_names(
         &with_config(|config| config["quantization_config"] = json!({"bits": 4})),
         &["quantization_config", "unquantised"],
     );
-    assert_names(&with_config(|config| config["attention_bias"] = json!(true)), &["attention_bias"]);
+    assert_names(&with_config(|config| config["mlp_bias"] = json!(true)), &["mlp_bias"]);
     assert_names(
         &with_config(|config| config["hidden_act"] = json!("gelu")),
-        &["hidden_act", "gelu", "silu"],
+        &["hidden_act", "\"gelu\"", "silu"],
     );
 }
 
