@@ -1,17 +1,14 @@
 //! Law 7: bad input gets an error that names file, field or tensor, the value found and the value wanted.
 
-use crate::SMALL;
 use crate::common::{RandomFamily, Shape, random_weights, write_tensors};
+use crate::{SMALL, change_config};
 use avsweep_engine::{AlignmentVector, BaseModel, Coefficient, Engine, WeightType};
 use serde_json::{Value, json};
 
 /// The complaint about a base whose configuration was changed.
 fn with_config(change: impl FnOnce(&mut Value)) -> String {
     let family = RandomFamily::new(&SMALL, 0);
-    let path = family.base.join("config.json");
-    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-    change(&mut config);
-    std::fs::write(&path, config.to_string()).unwrap();
+    change_config(&family.base, change);
     BaseModel::open(&family.base).unwrap_err().to_string()
 }
 
