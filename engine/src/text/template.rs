@@ -309,4 +309,36 @@ mod tests {
         std::fs::write(folder.path().join("chat_template.jinja"), "file").unwrap();
         assert_eq!(render(&[]).unwrap(), "file");
     }
+
+    #[derive(serde::Deserialize)]
+    struct Case {
+        template: String,
+        messages: Vec<BTreeMap<String, String>>,
+        /// Nothing where transformers refuses.
+        text: Option<String>,
+    }
+
+    #[test]
+    fn everything_that_templates_use_renders_as_transformers_renders_it() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/templates/expected.json");
+        let cases: Vec<Case> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = r#"{"bos_token": "<s>", "eos_token": "</s>"}"#;
+        std::fs::write(folder.path().join("tokenizer_config.json"), tokens).unwrap();
+        let mut wrong = Vec::new();
+        for case in cases {
+            std::fs::write(folder.path().join("chat_template.jinja"), &case.template).unwrap();
+            let messages: Vec<Message> =
+                case.messages.iter().map(|turn| Message::new(&turn["role"], &turn["content"])).collect();
+            let rendered = ChatTemplate::open(folder.path()).map(|template| template.render(&messages, true));
+            let text = match &rendered {
+                Ok(Ok(text)) => Some(text),
+                _ => None,
+            };
+            if text != case.text.as_ref() {
+                wrong.push(format!("{}\n  {rendered:?}\n  wanted {:?}", case.template, case.text));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
 }
