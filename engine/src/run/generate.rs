@@ -25,7 +25,7 @@ const LARGE_MODEL: usize = 32 << 20;
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FinishReason {
-    /// The model ended its turn.
+    /// The model ended its turn, or wrote a stop string.
     Stop,
     /// `max_new_tokens` or the model's context was reached.
     Length,
@@ -44,7 +44,7 @@ impl FinishReason {
 /// A generated answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
-    /// The text, special tokens left out.
+    /// The text, special tokens left out, up to a stop string.
     pub text: String,
     /// Generated tokens, the one that ended the turn included.
     pub tokens: u32,
@@ -209,8 +209,10 @@ impl Group<'_> {
             return Some(Err(ItemError::NonFinite));
         };
         sequence.generated.push(token);
-        if self.base.text.end_tokens().contains(&token) {
-            return Some(Ok(FinishReason::Stop));
+        match self.base.text.ends(&sequence.generated) {
+            Ok(true) => return Some(Ok(FinishReason::Stop)),
+            Ok(false) => {}
+            Err(error) => return Some(Err(error)),
         }
         (sequence.generated.len() >= sequence.limit).then_some(Ok(FinishReason::Length))
     }

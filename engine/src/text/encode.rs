@@ -19,6 +19,7 @@ pub(crate) struct ChatText {
     tokenizer: Tokenizer,
     tokenizer_hash: blake3::Hash,
     end_tokens: Vec<u32>,
+    stop_strings: Vec<String>,
 }
 
 /// A rendered and tokenised prompt.
@@ -74,12 +75,8 @@ impl ChatText {
             });
         }
         let tokenizer_hash = blake3::hash(text.as_bytes());
-        Ok(Self { template, tokenizer, tokenizer_hash, end_tokens })
-    }
-
-    /// Tokens that end a turn; never empty.
-    pub(crate) fn end_tokens(&self) -> &[u32] {
-        &self.end_tokens
+        let stop_strings = config.stop_strings.clone();
+        Ok(Self { template, tokenizer, tokenizer_hash, end_tokens, stop_strings })
     }
 
     /// Hash over tokenizer, template and stop tokens.
@@ -151,8 +148,35 @@ impl ChatText {
         Ok(tokens)
     }
 
-    /// Generated tokens as text, special tokens left out.
-    pub(crate) fn decode(&self, tokens: &[u32]) -> Result<String, ItemError> {
+    /// Whether an answer ends with its last token: one that ends the turn, or one that completes a stop string.
+    ///
+    /// To be asked after every token.
+    ///
+    /// # Errors
+    /// [`ItemError::Tokenizer`].
+    pub(crate) fn ends(&self, answer: &[u32]) -> Result<bool, ItemError> {
+        if answer.last().is_some_and(|last| self.end_tokens.contains(last)) {
+            return Ok(true);
+        }
+        let Some(longest) = self.stop_strings.iter().map(String::len).max() else { return Ok(false) };
+        // Every token adds a byte at least; a few more, as decoders treat the first piece of a text in their own way.
+        let tail = self.decode_whole(&answer[answer.len().saturating_sub(longest + 8)..])?;
+        Ok(self.stop_strings.iter().any(|stop| tail.contains(stop)))
+    }
+
+    /// An answer as text: special tokens left out, cut before the first stop string.
+    ///
+    /// # Errors
+    /// [`ItemError::Tokenizer`].
+    pub(crate) fn decode(&self, answer: &[u32]) -> Result<String, ItemError> {
+        let mut text = self.decode_whole(answer)?;
+        if let Some(start) = self.stop_strings.iter().filter_map(|stop| text.find(stop)).min() {
+            text.truncate(start);
+        }
+        Ok(text)
+    }
+
+    fn decode_whole(&self, tokens: &[u32]) -> Result<String, ItemError> {
         self.tokenizer
             .decode(tokens, true)
             .map_err(|error| ItemError::Tokenizer { reason: error.to_string() })

@@ -84,6 +84,22 @@ fn impossible_fields_are_named_with_value_and_wish() {
 }
 
 #[test]
+fn stop_strings_that_would_stop_everything_are_refused() {
+    let family = RandomFamily::new(&SMALL, 0);
+    let path = family.base.join("generation_config.json");
+    for (value, wanted) in [(json!(["."]), None), (json!("."), None), (json!([""]), Some("not empty"))] {
+        std::fs::write(&path, json!({"stop_strings": value}).to_string()).unwrap();
+        match (BaseModel::open(&family.base), wanted) {
+            (opened, None) => assert_eq!(opened.unwrap().config().stop_strings, ["."]),
+            (opened, Some(wanted)) => {
+                let error = opened.unwrap_err().to_string();
+                assert_names(&error, &["generation_config.json", "stop_strings", wanted]);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_tokenizer_larger_than_the_vocabulary_is_refused() {
     let large = RandomFamily::new(&Shape { vocab: 150, ..SMALL }, 0);
     let family = RandomFamily::new(&SMALL, 0);

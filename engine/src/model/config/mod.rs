@@ -66,6 +66,8 @@ pub struct ModelConfig {
     pub tied_embeddings: bool,
     /// Tokens that end a turn (`generation_config.json`'s before `config.json`'s); may be empty here.
     pub end_tokens: Vec<u32>,
+    /// Texts before which an answer ends (`stop_strings` of `generation_config.json`); usually none.
+    pub stop_strings: Vec<String>,
 }
 
 /// An activation function.

@@ -53,6 +53,8 @@ impl ModelConfig {
         let rotary = Description { file: &file, section, theta, architecture, head_dim, positions };
         let Attention { attention, rotaries, context } = read_attention(&rotary, layers)?;
         let gemma = architecture.is_gemma();
+        let generation = folder.join("generation_config.json");
+        let generation = generation.is_file().then(|| JsonFile::open(&generation)).transpose()?;
         let softcap = |field| Ok(file.optional_number(field)?.map(|cap| cap as f32));
         let biased = file.flag("attention_bias")? == Some(true)
             && !matches!(architecture, Architecture::Qwen2 | Architecture::Mistral | Architecture::Phi3);
@@ -86,7 +88,11 @@ impl ModelConfig {
             attention,
             rotaries,
             tied_embeddings: file.flag("tie_word_embeddings")?.unwrap_or(gemma),
-            end_tokens: end_tokens(folder, &file)?,
+            end_tokens: end_tokens(generation.as_ref(), &file)?,
+            stop_strings: match &generation {
+                Some(file) => stop_strings(file)?,
+                None => Vec::new(),
+            },
         })
     }
 }
@@ -153,13 +159,26 @@ fn read_attention(rotary: &Description<'_>, layers: usize) -> Result<Attention, 
     Ok(Attention { attention: attention.collect(), rotaries, context })
 }
 
-fn end_tokens(folder: &Path, config: &JsonFile) -> Result<Vec<u32>, EngineError> {
-    let generation = folder.join("generation_config.json");
-    if generation.is_file() {
-        let ids = JsonFile::open(&generation)?.token_ids("eos_token_id")?;
+fn end_tokens(generation: Option<&JsonFile>, config: &JsonFile) -> Result<Vec<u32>, EngineError> {
+    if let Some(file) = generation {
+        let ids = file.token_ids("eos_token_id")?;
         if !ids.is_empty() {
             return Ok(ids);
         }
     }
     config.token_ids("eos_token_id")
+}
+
+/// One text, or a list of them.
+fn stop_strings(generation: &JsonFile) -> Result<Vec<String>, EngineError> {
+    const FIELD: &str = "stop_strings";
+    let texts = match generation.get(FIELD) {
+        None => Vec::new(),
+        Some(serde_json::Value::String(text)) => vec![text.as_str()],
+        Some(_) => generation.texts(FIELD)?.unwrap_or_default(),
+    };
+    if texts.contains(&"") {
+        return Err(generation.wrong(FIELD, "texts that are not empty"));
+    }
+    Ok(texts.into_iter().map(str::to_owned).collect())
 }
