@@ -96,7 +96,8 @@ def families():
     ends_of = {}
     for name, (fields, specials, ends, without) in FAMILIES.items():
         ends_of[name] = ends
-        tok = make.tokenizer(specials, specials[ends[0]], (HERE / "templates" / f"{name}.jinja").read_text())
+        tok = make.tokenizer(specials, specials[ends[0]], (HERE / "templates" / f"{name}.jinja").read_text(),
+                             sentencepiece=name in ("mistral", "phi3"))
         if specials[0] in ("<s>", "<bos>"):
             tok.bos_token = specials[0]
         model = made(fields, ends)

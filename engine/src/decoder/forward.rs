@@ -340,13 +340,18 @@ impl Decoder {
 fn product(threads: Threads, x: &[f32], weights: &Stacked, y: &mut Vec<f32>) {
     let Stacked { matrix, bias, .. } = weights;
     y.resize(x.len() / matrix.inputs * matrix.outputs, 0.0);
-    y.chunks_exact_mut(matrix.outputs).filter(|_| !bias.is_empty()).for_each(|y| y.copy_from_slice(bias));
+    if !bias.is_empty() {
+        y.chunks_exact_mut(matrix.outputs).for_each(|y| y.copy_from_slice(bias));
+    }
     gemm(threads, x, matrix.view(), y, !bias.is_empty());
 }
 
 /// Adds the bias, where there is one, to every row.
 fn add_bias(rows: &mut [f32], bias: &[f32]) {
-    for row in rows.chunks_exact_mut(bias.len().max(1)).filter(|_| !bias.is_empty()) {
+    if bias.is_empty() {
+        return;
+    }
+    for row in rows.chunks_exact_mut(bias.len()) {
         row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! **Where the prompt ends.** A prompt is the template's text with `add_generation_prompt`. A reference is what
 //! the template adds when the assistant's turn is there, so that it ends the way the model was taught to end a
-//! turn. Prompt and reference are tokenised *apart* and concatenated: the model generates from exactly the
-//! prompt's tokens, so no token may span the boundary, and all references share one prompt.
+//! turn. The model generates from exactly the prompt's tokens, so no token may span the boundary, and all
+//! references share one prompt: a reference's tokens are those behind the prompt's in the whole conversation, or,
+//! where a token would span the boundary, those of its own text.
 
 use super::chat::Message;
 use super::template::ChatTemplate;
@@ -133,8 +134,14 @@ impl ChatText {
         let mut conversation = messages.to_vec();
         conversation.push(Message::assistant(reference));
         let whole = self.render(&conversation, false)?;
-        let text = whole.strip_prefix(&prompt.text).unwrap_or(reference);
-        let mut tokens = self.encode(text)?;
+        let mut tokens = match whole.strip_prefix(&prompt.text) {
+            None => self.encode(reference)?,
+            // Some tokenizers treat the beginning of a text in their own way (SentencePiece puts a space before it).
+            Some(text) => match self.encode(&whole)?.strip_prefix(prompt.tokens.as_slice()) {
+                Some(tokens) => tokens.to_vec(),
+                None => self.encode(text)?,
+            },
+        };
         if let Some(end) = tokens.iter().position(|token| self.end_tokens.contains(token)) {
             tokens.truncate(end + 1);
             return Ok(tokens);
