@@ -3,10 +3,13 @@
 
 use crate::change_config;
 use crate::goldens::{agrees, expected_in, folder, messages, plain};
-use avsweep_engine::{BaseModel, Engine, ItemError, Message, ModelConfig, PromptItem, Sampling, ScoreItem};
+use avsweep_engine::{
+    AlignmentVector, BaseModel, Coefficient, Engine, ItemError, MergedModel, Message, ModelConfig,
+    PromptItem, Sampling, ScoreItem, WeightType, merge_to_folder,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const FAMILIES: [&str; 7] = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"];
 
@@ -123,13 +126,51 @@ fn every_family_answers_a_batch_as_its_prompts_one_by_one() {
     }
 }
 
-/// `config.json` of a family after a change, read by the engine.
-fn changed(name: &str, change: impl FnOnce(&mut Value)) -> Result<ModelConfig, String> {
+fn copy(name: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(family(name)).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
     }
+    copy
+}
+
+/// Doubles every weight of a bf16 checkpoint, exactly.
+fn double_weights(path: &Path) {
+    let mut file = std::fs::read(path).unwrap();
+    let header = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    for value in file[8 + header..].as_chunks_mut::<2>().0 {
+        let doubled = half::bf16::from_le_bytes(*value).to_f32() * 2.0;
+        *value = half::bf16::from_f32(doubled).to_le_bytes();
+    }
+    std::fs::write(path, file).unwrap();
+}
+
+#[test]
+fn a_vector_reaches_every_tensor_of_every_family() {
+    let tokens: Vec<u32> = (0..30).map(|i| i * 13 % 400).collect();
+    for name in FAMILIES {
+        let aligned = copy(name);
+        double_weights(&aligned.path().join("model.safetensors"));
+        let base = BaseModel::open(&family(name)).unwrap();
+        let vector = AlignmentVector::open(aligned.path(), &base).unwrap();
+        let mut engine =
+            Engine::load(base, vec![vector], &[Coefficient::whole("alpha", 0)], WeightType::Bf16).unwrap();
+        assert_eq!(engine.logits(&tokens), plain(&family(name)).logits(&tokens), "{name} at 0");
+        engine.merge(&[1.0]).unwrap();
+        assert_eq!(engine.logits(&tokens), plain(aligned.path()).logits(&tokens), "{name} at 1");
+        // A point leaves as a folder of the same family.
+        engine.merge(&[-0.7]).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let vectors = [(aligned.path().to_path_buf(), -0.7)];
+        merge_to_folder(&MergedModel::weighted(&family(name), &vectors), out.path()).unwrap();
+        assert_eq!(engine.logits(&tokens), plain(out.path()).logits(&tokens), "{name} at -0.7");
+    }
+}
+
+/// `config.json` of a family after a change, read by the engine.
+fn changed(name: &str, change: impl FnOnce(&mut Value)) -> Result<ModelConfig, String> {
+    let copy = copy(name);
     change_config(copy.path(), change);
     BaseModel::open(copy.path()).map(|base| base.config().clone()).map_err(|error| error.to_string())
 }
