@@ -23,7 +23,7 @@ import tokenizers
 import torch
 import transformers
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = Path(__file__).parent
@@ -72,12 +72,26 @@ QUERIES = [
 REFERENCES = ["I cannot help with that.", "A fever is a contract; ask a doctor.", "The heart pumps blood through the veins."]
 
 
-def tokenizer(specials, eos, template):
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=420, special_tokens=specials, show_progress=False,
-                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+def tokenizer(specials, eos, template, sentencepiece=False):
+    if sentencepiece:
+        # As Llama 2's, Mistral's and Phi-3's: a space before every stretch of text, single bytes for what is unknown.
+        raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+        raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                         decoders.Strip(" ", 1, 0)])
+        specials = specials + ["<unk>"] + [f"<0x{byte:02X}>" for byte in range(256)]
+        trainer = dict(vocab_size=424)
+    else:
+        raw = Tokenizer(models.BPE())
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        raw.decoder = decoders.ByteLevel()
+        trainer = dict(vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    raw.train_from_iterator(CORPUS, trainers.BpeTrainer(special_tokens=specials, show_progress=False, **trainer))
+    if sentencepiece:
+        # The bytes are in the vocabulary, but no special tokens.
+        fields = json.loads(raw.to_str())
+        fields["added_tokens"] = [token for token in fields["added_tokens"] if not token["content"].startswith("<0x")]
+        raw = Tokenizer.from_str(json.dumps(fields))
     bos = {"bos_token": specials[0]} if specials[0].startswith("<|begin") else {}
     wrapped = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=eos, **bos)
     wrapped.chat_template = template
@@ -104,8 +118,15 @@ def log_prob(made, prompt, reference):
 
 def reference_tokens(tok, messages, prompt, reference, ends):
     whole = tok.apply_chat_template(messages + [{"role": "assistant", "content": reference}], tokenize=False)
-    assert whole.startswith(prompt)
-    ids = tok(whole[len(prompt):], add_special_tokens=False)["input_ids"]
+    if not whole.startswith(prompt):
+        # The template drops something of earlier turns once the answer is there: then the answer's own text counts.
+        return tok(reference, add_special_tokens=False)["input_ids"] + [ends[0]]
+    first = tok(prompt, add_special_tokens=False)["input_ids"]
+    ids = tok(whole, add_special_tokens=False)["input_ids"]
+    if ids[: len(first)] == first:
+        ids = ids[len(first):]
+    else:  # a token spans the boundary
+        ids = tok(whole[len(prompt):], add_special_tokens=False)["input_ids"]
     return ids[: next(i for i, token in enumerate(ids) if token in ends) + 1]
 
 
@@ -196,4 +217,5 @@ def main():
     print(f"goldens: {total:,} bytes in all", file=sys.stderr)
 
 
-main()
+if __name__ == "__main__":
+    main()

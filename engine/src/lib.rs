@@ -26,7 +26,7 @@ mod vector;
 
 pub use error::{EngineError, ItemError};
 pub use merge::{Coefficient, MergedModel, check_coefficients, merge_to_folder};
-pub use model::{Architecture, BaseModel, ModelConfig};
+pub use model::{Activation, Architecture, BaseModel, LayerAttention, ModelConfig, Rotary};
 pub use run::{
     Engine, FinishReason, Generation, PreparedPrompts, PreparedScores, PromptItem, ReferenceScore, Sampling,
     ScoreItem, WeightType,

@@ -1,7 +1,7 @@
 //! Attention over a forest: each row sees the rows on the path to it, itself included.
 
 use super::forest::Forest;
-use crate::kernels::{PANEL, PackedHead, Threads, attend, head_sizes, store_position};
+use crate::kernels::{PANEL, PackedHead, Queries, Threads, Visible, attend, head_sizes, store_position};
 use crate::model::ModelConfig;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -9,6 +9,7 @@ use std::ops::Range;
 /// Operands of one layer's attention.
 pub(crate) struct ForestAttention<'a> {
     pub(crate) config: &'a ModelConfig,
+    pub(crate) layer: usize,
     pub(crate) forest: &'a Forest,
     /// Rotated queries of the wanted rows, `[wanted, heads · head_dim]`.
     pub(crate) queries: &'a [f32],
@@ -28,7 +29,7 @@ struct Gathered {
     keys: Vec<f32>,
     values: Vec<f32>,
     queries: Vec<f32>,
-    visible: Vec<u32>,
+    visible: Vec<Visible>,
     scores: Vec<f32>,
     mixed: Vec<f32>,
 }
@@ -68,6 +69,7 @@ impl ForestAttention<'_> {
 
     fn segment(&self, index: usize, wanted: Range<usize>, out: &mut [f32], gathered: &mut Gathered) {
         let ModelConfig { heads, kv_heads, head_dim, .. } = *self.config;
+        let window = self.config.attention[self.layer].window;
         let segment = &self.forest.segments[index];
         self.forest.path(index, &mut gathered.path);
         let capacity = (segment.start + segment.rows.len()).next_multiple_of(PANEL);
@@ -84,11 +86,17 @@ impl ForestAttention<'_> {
                 visible.clear();
                 for (query, row) in queries.chunks_exact(width).zip(rows) {
                     block.extend_from_slice(&query[columns.clone()]);
-                    let seen = segment.start as u32 + row - segment.rows.start as u32 + 1;
-                    visible.extend(std::iter::repeat_n(seen, group / head_dim));
+                    let position = segment.start + *row as usize - segment.rows.start;
+                    visible.extend(std::iter::repeat_n(Visible::up_to(position, window), group / head_dim));
                 }
                 mixed.resize(block.len(), 0.0);
-                attend(block, PackedHead { keys, values, head_dim, capacity }, visible, scores, mixed);
+                let queries = Queries {
+                    rows: block,
+                    visible,
+                    scale: self.config.attention_scale,
+                    softcap: self.config.attention_softcap,
+                };
+                attend(queries, PackedHead { keys, values, head_dim, capacity }, scores, mixed);
                 for (out, mixed) in out.chunks_exact_mut(width).zip(mixed.chunks_exact(group)) {
                     out[columns.clone()].copy_from_slice(mixed);
                 }

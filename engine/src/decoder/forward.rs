@@ -1,13 +1,16 @@
-//! The forward pass of a Llama-family decoder on CPU.
+//! The forward pass of the decoder on CPU.
 
 use super::attention::ForestAttention;
 use super::cache::KvCache;
 use super::forest::Forest;
+use super::head::Head;
 use super::rope::RotaryTable;
-use super::weights::{LayerWeights, Stacked, Weights};
-use crate::kernels::{PackedMatrix, Threads, attend, gemm, rms_norm, rotate, swiglu};
+use super::weights::{LayerWeights, Norm, Stacked, Weights};
+use crate::kernels::{
+    Queries, Threads, Visible, attend, geglu, gemm, rms_norm, rms_norm_in_place, rotate, swiglu,
+};
 use crate::merge::MergingSource;
-use crate::model::{ModelConfig, ModelWeights};
+use crate::model::{Activation, ModelConfig, ModelWeights};
 use rayon::prelude::*;
 use std::sync::Mutex;
 
@@ -21,7 +24,8 @@ const FEED_FORWARD_ROWS: usize = 144;
 pub(crate) struct Decoder {
     pub(crate) config: ModelConfig,
     weights: Weights,
-    rope: RotaryTable,
+    /// One per rotary embedding of the configuration.
+    ropes: Vec<RotaryTable>,
     /// Buffers of passes that have ended, for the next ones; as many as passes have run at a time.
     workspaces: Mutex<Vec<Workspace>>,
 }
@@ -43,6 +47,8 @@ struct FeedForward {
     normed: Vec<f32>,
     gate_up: Vec<f32>,
     gated: Vec<f32>,
+    /// Outputs that are normalised before they join the residual stream.
+    outputs: Vec<f32>,
 }
 
 /// One sequence's part in a decoding step.
@@ -62,7 +68,7 @@ impl Decoder {
     pub(crate) fn new(base: &ModelWeights) -> Self {
         let config = base.config.clone();
         Self {
-            rope: RotaryTable::new(&config),
+            ropes: config.rotaries.iter().map(|rotary| RotaryTable::new(rotary, config.context)).collect(),
             weights: Weights::zeros(base),
             config,
             workspaces: Mutex::default(),
@@ -75,8 +81,8 @@ impl Decoder {
     }
 
     /// The output head, `[vocabulary, hidden]`.
-    pub(crate) fn head(&self) -> &PackedMatrix {
-        &self.weights.head.matrix
+    pub(crate) fn head(&self) -> Head<'_> {
+        Head { matrix: &self.weights.head.matrix, softcap: self.config.logit_softcap }
     }
 
     /// Runs a forest and returns the normalised hidden states of the `wanted` rows (ascending),
@@ -100,7 +106,7 @@ impl Decoder {
         for (index, layer) in self.weights.layers.iter().enumerate() {
             self.normalise(threads, states, &layer.input_norm, normed);
             product(threads, normed, &layer.key_value, keys_values);
-            self.rotate_keys(keys_values, |row| forest.positions[row] as usize);
+            self.turn_keys(index, keys_values, |row| forest.positions[row] as usize);
             keep(index, keys_values);
             // Behind the last layer's keys and values only the wanted rows matter.
             let kept: &[u32] = if index == last { wanted } else { &every };
@@ -109,10 +115,18 @@ impl Decoder {
                 keep_rows(normed, kept, hidden);
             }
             product(threads, normed, &layer.query, queries);
-            self.rotate_queries(queries, |row| forest.positions[kept[row] as usize] as usize);
+            let position = |row: usize| forest.positions[kept[row] as usize] as usize;
+            self.turn_queries(threads, index, queries, position);
             mixed.resize(queries.len(), 0.0);
-            ForestAttention { config: &self.config, forest, queries, wanted: kept, keys_values }
-                .run(threads, mixed);
+            ForestAttention {
+                config: &self.config,
+                layer: index,
+                forest,
+                queries,
+                wanted: kept,
+                keys_values,
+            }
+            .run(threads, mixed);
             self.finish_layer(threads, layer, mixed, states, feed_forward);
         }
         self.normalise(threads, states, &self.weights.final_norm, normed);
@@ -130,9 +144,9 @@ impl Decoder {
         for (index, layer) in self.weights.layers.iter().enumerate() {
             self.normalise(threads, states, &layer.input_norm, normed);
             product(threads, normed, &layer.key_value, keys_values);
-            self.rotate_keys(keys_values, |row| steps[row].position);
+            self.turn_keys(index, keys_values, |row| steps[row].position);
             product(threads, normed, &layer.query, queries);
-            self.rotate_queries(queries, |row| steps[row].position);
+            self.turn_queries(threads, index, queries, |row| steps[row].position);
             mixed.resize(queries.len(), 0.0);
             self.attend_cached(threads, index, queries, keys_values, steps, mixed);
             self.finish_layer(threads, layer, mixed, states, feed_forward);
@@ -159,6 +173,9 @@ impl Decoder {
         states.resize(tokens.len() * hidden, 0.0);
         for (row, token) in states.chunks_exact_mut(hidden).zip(tokens) {
             self.weights.embed(token, row);
+            if self.config.embedding_scale != 1.0 {
+                row.iter_mut().for_each(|value| *value *= self.config.embedding_scale);
+            }
         }
     }
 
@@ -175,13 +192,19 @@ impl Decoder {
         let ModelConfig { heads, kv_heads, head_dim, .. } = self.config;
         let group = heads / kv_heads * head_dim;
         let width = heads * head_dim;
+        let window = self.config.attention[layer].window;
         let one = |scores: &mut Vec<f32>, ((step, mixed), (queries, row)): StepInOut<'_, '_>| {
             step.cache.store(layer, step.position, row);
             for head in 0..kv_heads {
                 let range = head * group..(head + 1) * group;
                 let cached = step.cache.head(layer, head);
-                let visible = vec![step.position as u32 + 1; heads / kv_heads];
-                attend(&queries[range.clone()], cached, &visible, scores, &mut mixed[range]);
+                let queries = Queries {
+                    rows: &queries[range.clone()],
+                    visible: &vec![Visible::up_to(step.position, window); heads / kv_heads],
+                    scale: self.config.attention_scale,
+                    softcap: self.config.attention_softcap,
+                };
+                attend(queries, cached, scores, &mut mixed[range]);
             }
         };
         let row_width = 2 * kv_heads * head_dim;
@@ -216,24 +239,47 @@ impl Decoder {
             Threads::All => (states.len() / hidden).max(1),
         };
         let width = mixed.len() / (states.len() / hidden).max(1);
-        let FeedForward { normed, gate_up, gated } = scratch;
+        let FeedForward { normed, gate_up, gated, outputs } = scratch;
         for (states, mixed) in states.chunks_mut(rows * hidden).zip(mixed.chunks(rows * width)) {
-            gemm(threads, mixed, layer.output.matrix.view(), states, true);
-            self.normalise(threads, states, &layer.post_norm, normed);
+            self.join(threads, (mixed, &layer.output), layer.attention_norm.as_ref(), states, outputs);
+            self.normalise(threads, states, &layer.feed_forward_norm, normed);
             product(threads, normed, &layer.gate_up, gate_up);
             gated.resize(gate_up.len() / 2, 0.0);
+            let gate = match self.config.activation {
+                Activation::Silu => swiglu,
+                Activation::GeluTanh => geglu,
+            };
             match threads {
-                Threads::One => swiglu(gate_up, inner, gated),
+                Threads::One => gate(gate_up, inner, gated),
                 Threads::All => gate_up
                     .par_chunks(2 * inner * ROW_BLOCK)
                     .zip(gated.par_chunks_mut(inner * ROW_BLOCK))
-                    .for_each(|(gate_up, gated)| swiglu(gate_up, inner, gated)),
+                    .for_each(|(gate_up, gated)| gate(gate_up, inner, gated)),
             }
-            gemm(threads, gated, layer.down.matrix.view(), states, true);
+            self.join(threads, (gated, &layer.down), layer.down_norm.as_ref(), states, outputs);
         }
     }
 
-    fn normalise(&self, threads: Threads, states: &[f32], weight: &[f32], normed: &mut Vec<f32>) {
+    /// Adds a projection's outputs to the residual stream, normalised first where there is a norm.
+    fn join(
+        &self,
+        threads: Threads,
+        (x, weights): (&[f32], &Stacked),
+        norm: Option<&Norm>,
+        states: &mut [f32],
+        outputs: &mut Vec<f32>,
+    ) {
+        let Some(norm) = norm else {
+            add_bias(states, &weights.bias);
+            return gemm(threads, x, weights.matrix.view(), states, true);
+        };
+        product(threads, x, weights, outputs);
+        self.normalise_in_place(threads, outputs, self.config.hidden_size, norm);
+        states.iter_mut().zip(outputs.iter()).for_each(|(state, output)| *state += output);
+    }
+
+    fn normalise(&self, threads: Threads, states: &[f32], norm: &Norm, normed: &mut Vec<f32>) {
+        let weight = norm.weight.as_slice();
         normed.resize(states.len(), 0.0);
         let epsilon = self.config.rms_norm_eps;
         let block = self.config.hidden_size * ROW_BLOCK;
@@ -246,28 +292,68 @@ impl Decoder {
         }
     }
 
-    fn rotate_queries(&self, queries: &mut [f32], position: impl Fn(usize) -> usize) {
-        let width = self.config.heads * self.config.head_dim;
-        for (row, query) in queries.chunks_exact_mut(width).enumerate() {
-            let (cos, sin) = self.rope.at(position(row));
-            rotate(query, cos, sin);
+    /// Normalises rows of `width`, each piece of the norm's own width apart.
+    fn normalise_in_place(&self, threads: Threads, rows: &mut [f32], width: usize, norm: &Norm) {
+        let epsilon = self.config.rms_norm_eps;
+        match threads {
+            Threads::One => rms_norm_in_place(rows, &norm.weight, epsilon),
+            Threads::All => rows
+                .par_chunks_mut(width * ROW_BLOCK)
+                .for_each(|rows| rms_norm_in_place(rows, &norm.weight, epsilon)),
         }
     }
 
-    fn rotate_keys(&self, keys_values: &mut [f32], position: impl Fn(usize) -> usize) {
+    /// Normalises each head's query, where the model does that, and rotates it.
+    fn turn_queries(
+        &self,
+        threads: Threads,
+        layer: usize,
+        queries: &mut [f32],
+        position: impl Fn(usize) -> usize,
+    ) {
+        let width = self.config.heads * self.config.head_dim;
+        if let Some((norm, _)) = &self.weights.layers[layer].query_key_norms {
+            self.normalise_in_place(threads, queries, width, norm);
+        }
+        let rope = &self.ropes[self.config.attention[layer].rotary];
+        for (row, query) in queries.chunks_exact_mut(width).enumerate() {
+            rotate(query, self.config.head_dim, rope.at(position(row)));
+        }
+    }
+
+    /// Normalises each head's key, where the model does that, and rotates it; values stay.
+    fn turn_keys(&self, layer: usize, keys_values: &mut [f32], position: impl Fn(usize) -> usize) {
         let width = self.config.kv_heads * self.config.head_dim;
+        let rope = &self.ropes[self.config.attention[layer].rotary];
+        let norm = self.weights.layers[layer].query_key_norms.as_ref().map(|(_, key)| key.weight.as_slice());
         for (row, key_value) in keys_values.chunks_exact_mut(2 * width).enumerate() {
-            let (cos, sin) = self.rope.at(position(row));
-            rotate(&mut key_value[..width], cos, sin);
+            let keys = &mut key_value[..width];
+            if let Some(weight) = norm {
+                rms_norm_in_place(keys, weight, self.config.rms_norm_eps);
+            }
+            rotate(keys, self.config.head_dim, rope.at(position(row)));
         }
     }
 }
 
-/// `y = x · Wᵀ`.
+/// `y = x · Wᵀ + bias`.
 fn product(threads: Threads, x: &[f32], weights: &Stacked, y: &mut Vec<f32>) {
-    let matrix = &weights.matrix;
+    let Stacked { matrix, bias, .. } = weights;
     y.resize(x.len() / matrix.inputs * matrix.outputs, 0.0);
-    gemm(threads, x, matrix.view(), y, false);
+    if !bias.is_empty() {
+        y.chunks_exact_mut(matrix.outputs).for_each(|y| y.copy_from_slice(bias));
+    }
+    gemm(threads, x, matrix.view(), y, !bias.is_empty());
+}
+
+/// Adds the bias, where there is one, to every row.
+fn add_bias(rows: &mut [f32], bias: &[f32]) {
+    if bias.is_empty() {
+        return;
+    }
+    for row in rows.chunks_exact_mut(bias.len()) {
+        row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+    }
 }
 
 /// Keeps the given rows (ascending), in order.

@@ -14,4 +14,4 @@ mod weights;
 pub(crate) use cache::{CacheShape, KvCache};
 pub(crate) use forest::{Forest, ForestBuilder};
 pub(crate) use forward::{Decoder, Step};
-pub(crate) use head::{TokenTarget, log_probabilities};
+pub(crate) use head::TokenTarget;

@@ -2,27 +2,39 @@
 
 use crate::kernels::{PANEL, PackedMatrix, pack_panel};
 use crate::merge::MergingSource;
-use crate::model::{LayerNames, ModelWeights};
+use crate::model::{LayerNames, ModelWeights, Rows};
 use rayon::prelude::*;
 
 /// Several checkpoint matrices with the same inputs, stacked: one product computes all their outputs.
 pub(crate) struct Stacked {
-    /// Layout tensors from top to bottom.
-    tensors: Vec<usize>,
+    /// Rows of layout tensors from top to bottom.
+    parts: Vec<Rows>,
     pub(crate) matrix: PackedMatrix,
+    /// Added to the outputs; empty where there is none.
+    pub(crate) bias: Vec<f32>,
+}
+
+/// The weights of a normalisation, as they multiply.
+pub(crate) struct Norm {
+    tensor: usize,
+    pub(crate) weight: Vec<f32>,
 }
 
 /// One decoder layer.
 pub(crate) struct LayerWeights {
-    pub(crate) input_norm: Vec<f32>,
+    pub(crate) input_norm: Norm,
     pub(crate) query: Stacked,
     /// Keys, then values.
     pub(crate) key_value: Stacked,
+    /// Of each head's queries, and of its keys.
+    pub(crate) query_key_norms: Option<(Norm, Norm)>,
     pub(crate) output: Stacked,
-    pub(crate) post_norm: Vec<f32>,
+    pub(crate) attention_norm: Option<Norm>,
+    pub(crate) feed_forward_norm: Norm,
     /// Gate, then up.
     pub(crate) gate_up: Stacked,
     pub(crate) down: Stacked,
+    pub(crate) down_norm: Option<Norm>,
 }
 
 /// All weights of the decoder. Buffers are allocated once and reused for every point.
@@ -30,76 +42,90 @@ pub(crate) struct Weights {
     /// Row-major `[vocabulary, hidden]`; empty when tied, rows are then taken from the head.
     pub(crate) embedding: Vec<f32>,
     pub(crate) layers: Vec<LayerWeights>,
-    pub(crate) final_norm: Vec<f32>,
+    pub(crate) final_norm: Norm,
     pub(crate) head: Stacked,
+    /// What norm weights are stored without.
+    norm_offset: f32,
 }
 
 impl Stacked {
-    fn zeros(base: &ModelWeights, tensors: &[usize]) -> Self {
-        let shape = |tensor: &usize| &base.layout.tensors[*tensor].shape;
-        let outputs = tensors.iter().map(|tensor| shape(tensor)[0]).sum();
-        Self { tensors: tensors.to_vec(), matrix: PackedMatrix::zeros(outputs, shape(&tensors[0])[1]) }
+    fn zeros(base: &ModelWeights, parts: &[&Rows]) -> Self {
+        let inputs = base.layout.tensors[parts[0].tensor].shape[1];
+        let outputs = parts.iter().map(|part| part.rows.len()).sum();
+        let biased = parts.iter().all(|part| part.bias.is_some());
+        Self {
+            parts: parts.iter().map(|&part| part.clone()).collect(),
+            matrix: PackedMatrix::zeros(outputs, inputs),
+            bias: vec![0.0; if biased { outputs } else { 0 }],
+        }
+    }
+}
+
+impl Norm {
+    fn zeros(base: &ModelWeights, tensor: usize) -> Self {
+        Self { tensor, weight: vec![0.0; base.layout.tensors[tensor].shape[0]] }
     }
 }
 
 /// One piece of the merge: a stretch of memory, and where its values come from.
 enum Piece<'a> {
-    /// Consecutive elements of one tensor.
-    Plain { tensor: usize, start: usize, out: &'a mut [f32] },
-    /// One panel: rows of the stacked tensors from `row` on.
-    Panel { tensors: &'a [usize], row: usize, inputs: usize, out: &'a mut [f32] },
+    /// Consecutive elements of one tensor, and what is added to them.
+    Plain { tensor: usize, start: usize, out: &'a mut [f32], offset: f32 },
+    /// One panel: stacked rows from `row` on.
+    Panel { parts: &'a [Rows], row: usize, inputs: usize, out: &'a mut [f32] },
 }
 
 impl Weights {
     /// Buffers for a model, all zero.
     pub(crate) fn zeros(base: &ModelWeights) -> Self {
         let layout = &base.layout;
-        let hidden = base.config.hidden_size;
+        let norm = |tensor: usize| Norm::zeros(base, tensor);
         let layer = |names: &LayerNames| LayerWeights {
-            input_norm: vec![0.0; hidden],
-            query: Stacked::zeros(base, &[names.query]),
-            key_value: Stacked::zeros(base, &[names.key, names.value]),
-            output: Stacked::zeros(base, &[names.output]),
-            post_norm: vec![0.0; hidden],
-            gate_up: Stacked::zeros(base, &[names.gate, names.up]),
-            down: Stacked::zeros(base, &[names.down]),
+            input_norm: norm(names.input_norm),
+            query: Stacked::zeros(base, &[&names.query]),
+            key_value: Stacked::zeros(base, &[&names.key, &names.value]),
+            query_key_norms: names.query_key_norms.map(|(query, key)| (norm(query), norm(key))),
+            output: Stacked::zeros(base, &[&names.output]),
+            attention_norm: names.attention_norm.map(norm),
+            feed_forward_norm: norm(names.feed_forward_norm),
+            gate_up: Stacked::zeros(base, &[&names.gate, &names.up]),
+            down: Stacked::zeros(base, &[&names.down]),
+            down_norm: names.down_norm.map(norm),
         };
+        let vocabulary = base.config.vocab_size;
         let tied = layout.head == layout.embedding;
+        let head = Rows { tensor: layout.head, rows: 0..vocabulary, bias: None };
         Self {
-            embedding: if tied { Vec::new() } else { vec![0.0; base.config.vocab_size * hidden] },
+            embedding: if tied { Vec::new() } else { vec![0.0; vocabulary * base.config.hidden_size] },
             layers: layout.layers.iter().map(layer).collect(),
-            final_norm: vec![0.0; hidden],
-            head: Stacked::zeros(base, &[layout.head]),
+            final_norm: norm(layout.final_norm),
+            head: Stacked::zeros(base, &[&head]),
+            norm_offset: if base.config.unit_offset_norms { 1.0 } else { 0.0 },
         }
     }
 
     /// Fills every buffer from a point's source: one parallel pass, each piece merged, rounded and laid out while
     /// it is in the cache.
     pub(crate) fn fill(&mut self, source: &MergingSource<'_>) {
-        let layout = &source.base.layout;
+        let offset = self.norm_offset;
         let mut pieces = Vec::new();
-        plain(&mut pieces, layout.embedding, &mut self.embedding);
-        for (layer, names) in self.layers.iter_mut().zip(&layout.layers) {
-            plain(&mut pieces, names.input_norm, &mut layer.input_norm);
-            plain(&mut pieces, names.post_norm, &mut layer.post_norm);
-            for stacked in [
-                &mut layer.query,
-                &mut layer.key_value,
-                &mut layer.output,
-                &mut layer.gate_up,
-                &mut layer.down,
-            ] {
-                panels(&mut pieces, stacked);
-            }
+        plain(&mut pieces, source.base.layout.embedding, 0, &mut self.embedding, 0.0);
+        for layer in &mut self.layers {
+            layer.pieces(offset, &mut pieces);
         }
-        plain(&mut pieces, layout.final_norm, &mut self.final_norm);
-        panels(&mut pieces, &mut self.head);
+        plain(&mut pieces, self.final_norm.tensor, 0, &mut self.final_norm.weight, offset);
+        stacked(&mut pieces, &mut self.head);
         pieces.into_par_iter().for_each_init(
             || (Vec::new(), Vec::new()),
             |(rows, scratch), piece| match piece {
-                Piece::Plain { tensor, start, out } => source.read(tensor, start, out, scratch),
-                Piece::Panel { tensors, row, inputs, out } => {
-                    let count = read_rows(source, tensors, row, inputs, rows, scratch);
+                Piece::Plain { tensor, start, out, offset } => {
+                    source.read(tensor, start, out, scratch);
+                    if offset != 0.0 {
+                        out.iter_mut().for_each(|value| *value += offset);
+                    }
+                }
+                Piece::Panel { parts, row, inputs, out } => {
+                    let count = read_rows(source, parts, row, inputs, rows, scratch);
                     pack_panel(&rows[..count * inputs], inputs, out);
                 }
             },
@@ -117,25 +143,51 @@ impl Weights {
     }
 }
 
-fn plain<'a>(pieces: &mut Vec<Piece<'a>>, tensor: usize, values: &'a mut [f32]) {
+impl LayerWeights {
+    fn pieces<'a>(&'a mut self, offset: f32, pieces: &mut Vec<Piece<'a>>) {
+        let (query, key) = self.query_key_norms.as_mut().map_or((None, None), |(q, k)| (Some(q), Some(k)));
+        let norms = [&mut self.input_norm, &mut self.feed_forward_norm].into_iter();
+        let others = [query, key, self.attention_norm.as_mut(), self.down_norm.as_mut()];
+        for Norm { tensor, weight } in norms.chain(others.into_iter().flatten()) {
+            plain(pieces, *tensor, 0, weight, offset);
+        }
+        for matrix in
+            [&mut self.query, &mut self.key_value, &mut self.output, &mut self.gate_up, &mut self.down]
+        {
+            stacked(pieces, matrix);
+        }
+    }
+}
+
+fn plain<'a>(pieces: &mut Vec<Piece<'a>>, tensor: usize, from: usize, values: &'a mut [f32], offset: f32) {
     const LENGTH: usize = 8192;
     for (index, out) in values.chunks_mut(LENGTH).enumerate() {
-        pieces.push(Piece::Plain { tensor, start: index * LENGTH, out });
+        pieces.push(Piece::Plain { tensor, start: from + index * LENGTH, out, offset });
     }
 }
 
-fn panels<'a>(pieces: &mut Vec<Piece<'a>>, stacked: &'a mut Stacked) {
-    let Stacked { tensors, matrix } = stacked;
+fn stacked<'a>(pieces: &mut Vec<Piece<'a>>, stacked: &'a mut Stacked) {
+    let Stacked { parts, matrix, bias } = stacked;
+    let mut rest = bias.as_mut_slice();
+    for part in parts.iter() {
+        if let Some(tensor) = part.bias
+            && !rest.is_empty()
+        {
+            let (own, others) = rest.split_at_mut(part.rows.len());
+            plain(pieces, tensor, part.rows.start, own, 0.0);
+            rest = others;
+        }
+    }
     let inputs = matrix.inputs;
     for (panel, out) in matrix.data.chunks_mut(PANEL * inputs).enumerate() {
-        pieces.push(Piece::Panel { tensors, row: panel * PANEL, inputs, out });
+        pieces.push(Piece::Panel { parts, row: panel * PANEL, inputs, out });
     }
 }
 
-/// Reads up to a panel's worth of rows of stacked tensors, from stacked row `row` on; returns how many there are.
+/// Reads up to a panel's worth of stacked rows, from stacked row `row` on; returns how many there are.
 fn read_rows(
     source: &MergingSource<'_>,
-    tensors: &[usize],
+    parts: &[Rows],
     row: usize,
     inputs: usize,
     rows: &mut Vec<f32>,
@@ -144,12 +196,13 @@ fn read_rows(
     rows.resize(PANEL * inputs, 0.0);
     let mut skipped = 0;
     let mut count = 0;
-    for &tensor in tensors {
-        let height = source.base.layout.tensors[tensor].shape[0];
+    for part in parts {
+        let height = part.rows.len();
         let first = (row + count).saturating_sub(skipped);
         if first < height && count < PANEL {
             let taken = (height - first).min(PANEL - count);
-            source.read(tensor, first * inputs, &mut rows[count * inputs..(count + taken) * inputs], scratch);
+            let out = &mut rows[count * inputs..(count + taken) * inputs];
+            source.read(part.tensor, (part.rows.start + first) * inputs, out, scratch);
             count += taken;
         }
         skipped += height;

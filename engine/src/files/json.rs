@@ -84,6 +84,26 @@ impl JsonFile {
         }
     }
 
+    /// A list of strings that may be absent.
+    pub(crate) fn texts(&self, field: &str) -> Result<Option<Vec<&str>>, EngineError> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let texts = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
+        texts.map(Some).ok_or_else(|| self.wrong(field, "a list of strings"))
+    }
+
+    /// A list of positive finite numbers that may be absent.
+    pub(crate) fn numbers(&self, field: &str) -> Result<Option<Vec<f64>>, EngineError> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let number = |value: &Value| value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+        let numbers = value.as_array().and_then(|list| list.iter().map(number).collect());
+        numbers.map(Some).ok_or_else(|| self.wrong(field, "a list of positive numbers"))
+    }
+
+    /// Whether a top-level field is there, if only as `null`.
+    pub(crate) fn names(&self, field: &str) -> bool {
+        self.root.get(field).is_some()
+    }
+
     /// A token id or a list of them; empty when absent.
     pub(crate) fn token_ids(&self, field: &str) -> Result<Vec<u32>, EngineError> {
         let id = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());

@@ -13,7 +13,7 @@ use std::ops::Range;
 /// Rows of activations per block; a multiple of the tile's 6.
 const ROWS: usize = 144;
 /// Inputs per block.
-const DEPTH: usize = 512;
+pub(super) const DEPTH: usize = 512;
 
 /// Computes `y[row][output] = Σ x[row][input] · W[output][input]`, or adds it to `y` when `accumulate`.
 ///

@@ -14,9 +14,9 @@ mod layer;
 mod packed;
 mod softmax;
 
-pub(crate) use attention::{PackedHead, attend, head_sizes, store_position};
+pub(crate) use attention::{PackedHead, Queries, Visible, attend, head_sizes, store_position};
 pub(crate) use gemm::gemm;
-pub(crate) use layer::{rms_norm, rotate, swiglu};
+pub(crate) use layer::{geglu, rms_norm, rms_norm_in_place, rotate, soft_cap, swiglu};
 pub(crate) use packed::{PANEL, PackedMatrix, pack_panel};
 pub(crate) use softmax::RunningSoftmax;
 

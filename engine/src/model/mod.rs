@@ -6,6 +6,6 @@ mod layout;
 mod weights;
 
 pub use base::BaseModel;
-pub use config::{Architecture, ModelConfig};
-pub(crate) use layout::{HEAD, LayerNames, Layout};
+pub use config::{Activation, Architecture, LayerAttention, ModelConfig, Rotary};
+pub(crate) use layout::{HEAD, LayerNames, Layout, Rows};
 pub(crate) use weights::{ModelWeights, checked_tensors, hash_tensors};

@@ -6,7 +6,7 @@ use super::sample::Sampling;
 use super::score::{ReferenceScore, score};
 use super::weight_type::WeightType;
 use crate::decoder::{Decoder, ForestBuilder};
-use crate::kernels::{Threads, gemm};
+use crate::kernels::Threads;
 use crate::merge::{CandleSource, Coefficient, MergePlan, MergingSource};
 use crate::model::BaseModel;
 use crate::text::Message;
@@ -167,10 +167,8 @@ impl Engine {
         let (forest, _) = builder.finish();
         let every: Vec<u32> = (0..tokens.len() as u32).collect();
         let hidden = self.decoder.run(Threads::All, &forest, &every, |_, _| {});
-        let head = self.decoder.head();
-        let mut logits = vec![0.0; tokens.len() * head.outputs];
-        gemm(Threads::All, &hidden, head.view(), &mut logits, false);
-        Ok(logits.chunks_exact(head.outputs).map(<[f32]>::to_vec).collect())
+        let logits = self.decoder.head().logits(Threads::All, &hidden);
+        Ok(logits.chunks_exact(vocabulary).map(<[f32]>::to_vec).collect())
     }
 
     fn check_model(&self, prepared: &str) -> Result<(), EngineError> {

@@ -1,18 +1,22 @@
-//! Batched generation with a key/value cache.
+//! Batched generation with a key/value cache: places for so many sequences, refilled as they end.
 
 use super::prepare::{PreparedPrompts, PromptTokens};
 use super::sample::{Sampler, Sampling};
 use crate::ItemError;
 use crate::decoder::{CacheShape, Decoder, ForestBuilder, KvCache, Step};
-use crate::kernels::{Threads, gemm};
+use crate::kernels::Threads;
 use crate::model::BaseModel;
 use rayon::prelude::*;
 
-/// Sequences of a large model that are decoded together: one reading of the weights serves all of them.
+/// Places for sequences of a large model that are decoded together: one reading of the weights serves all of them.
 const LARGE_GROUP: usize = 16;
 
-/// Sequences of a small model that are decoded together: few, so that all cores have a group.
+/// Places for sequences of a small model that are decoded together: few, so that all cores have a group.
 const SMALL_GROUP: usize = 8;
+
+/// Groups that a small model's prompts are split into where there are enough: a function of the job, not of the
+/// machine, so that the composition of batches is as well.
+const SMALL_GROUPS: usize = 8;
 
 /// Above this many weight bytes a step is bound by reading the weights: then one group uses all cores, instead of
 /// each core reading all weights for a group of its own.
@@ -21,7 +25,7 @@ const LARGE_MODEL: usize = 32 << 20;
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FinishReason {
-    /// The model ended its turn.
+    /// The model ended its turn, or wrote a stop string.
     Stop,
     /// `max_new_tokens` or the model's context was reached.
     Length,
@@ -40,7 +44,7 @@ impl FinishReason {
 /// A generated answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
-    /// The text, special tokens left out.
+    /// The text, special tokens left out, up to a stop string.
     pub text: String,
     /// Generated tokens, the one that ended the turn included.
     pub tokens: u32,
@@ -76,13 +80,12 @@ pub(crate) fn generate(
         .enumerate()
         .filter_map(|(index, item)| Some((index, item.as_ref().ok()?)))
         .collect();
-    let group = |threads| {
-        move |group: &[(usize, &PromptTokens)]| Group { base, decoder, settings, threads }.run(group)
-    };
     let finished: Vec<Vec<Finished>> = if base.parameters() * 4 > LARGE_MODEL {
-        ready.chunks(LARGE_GROUP).map(group(Threads::All)).collect()
+        vec![Group { base, decoder, settings, threads: Threads::All, places: LARGE_GROUP }.run(&ready)]
     } else {
-        ready.par_chunks(SMALL_GROUP).with_max_len(1).map(group(Threads::One)).collect()
+        let group = Group { base, decoder, settings, threads: Threads::One, places: SMALL_GROUP };
+        let prompts = ready.len().div_ceil(SMALL_GROUPS).max(SMALL_GROUP);
+        ready.par_chunks(prompts).with_max_len(1).map(|prompts| group.run(prompts)).collect()
     };
     let mut results: Vec<Result<Generation, ItemError>> = prepared
         .items
@@ -103,14 +106,30 @@ struct Group<'a> {
     decoder: &'a Decoder,
     settings: &'a Sampling,
     threads: Threads,
+    /// Most sequences that are decoded together.
+    places: usize,
 }
 
 impl Group<'_> {
+    /// Answers the prompts, in order; the place of a sequence that has ended goes to the next prompt at once.
     fn run(&self, prompts: &[(usize, &PromptTokens)]) -> Vec<Finished> {
         let mut finished = Vec::with_capacity(prompts.len());
-        let (mut active, mut hidden) = self.prefill(prompts);
-        while !active.is_empty() {
-            let logits = self.logits(&hidden);
+        let mut waiting = prompts;
+        let mut active: Vec<Sequence> = Vec::new();
+        // Of each active sequence, the state after its last token.
+        let mut hidden = Vec::new();
+        loop {
+            let (joining, others) = waiting.split_at(waiting.len().min(self.places - active.len()));
+            waiting = others;
+            if !joining.is_empty() {
+                let (sequences, states) = self.prefill(joining);
+                active.extend(sequences);
+                hidden.extend(states);
+            }
+            if active.is_empty() {
+                return finished;
+            }
+            let logits = self.decoder.head().logits(self.threads, &hidden);
             let width = self.base.config().vocab_size;
             let mut going_on = Vec::with_capacity(active.len());
             for (mut sequence, logits) in active.into_iter().zip(logits.chunks_exact(width)) {
@@ -132,11 +151,11 @@ impl Group<'_> {
                     Step { token, position, cache: &mut sequence.cache }
                 })
                 .collect();
-            if !steps.is_empty() {
-                hidden = self.decoder.step(self.threads, &mut steps);
-            }
+            hidden = match steps.as_mut_slice() {
+                [] => Vec::new(),
+                steps => self.decoder.step(self.threads, steps),
+            };
         }
-        finished
     }
 
     /// Takes in all prompts in one packed pass; returns the sequences with the hidden state of each prompt's end.
@@ -184,21 +203,16 @@ impl Group<'_> {
         (sequences, hidden)
     }
 
-    fn logits(&self, hidden: &[f32]) -> Vec<f32> {
-        let head = self.decoder.head();
-        let mut logits = vec![0.0; hidden.len() / head.inputs * head.outputs];
-        gemm(self.threads, hidden, head.view(), &mut logits, false);
-        logits
-    }
-
     /// Chooses the sequence's next token; returns how it ended, if it did.
     fn advance(&self, sequence: &mut Sequence, logits: &[f32]) -> Option<Result<FinishReason, ItemError>> {
         let Some(token) = sequence.sampler.next(logits) else {
             return Some(Err(ItemError::NonFinite));
         };
         sequence.generated.push(token);
-        if self.base.text.end_tokens().contains(&token) {
-            return Some(Ok(FinishReason::Stop));
+        match self.base.text.ends(&sequence.generated) {
+            Ok(true) => return Some(Ok(FinishReason::Stop)),
+            Ok(false) => {}
+            Err(error) => return Some(Err(error)),
         }
         (sequence.generated.len() >= sequence.limit).then_some(Ok(FinishReason::Length))
     }

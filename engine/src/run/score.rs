@@ -2,7 +2,7 @@
 
 use super::prepare::{PreparedScores, ScoreTokens};
 use crate::ItemError;
-use crate::decoder::{Decoder, Forest, ForestBuilder, TokenTarget, log_probabilities};
+use crate::decoder::{Decoder, Forest, ForestBuilder, TokenTarget};
 use crate::kernels::Threads;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -97,7 +97,7 @@ impl ScoreChunk {
             Vec::new()
         } else {
             let hidden = decoder.run(threads, &self.forest, &self.wanted, |_, _| {});
-            log_probabilities(threads, decoder.head(), &hidden, &self.targets)
+            decoder.head().log_probabilities(threads, &hidden, &self.targets)
         };
         let mut order = self.order.iter();
         items[self.items.clone()]

@@ -2,8 +2,9 @@
 //!
 //! **Where the prompt ends.** A prompt is the template's text with `add_generation_prompt`. A reference is what
 //! the template adds when the assistant's turn is there, so that it ends the way the model was taught to end a
-//! turn. Prompt and reference are tokenised *apart* and concatenated: the model generates from exactly the
-//! prompt's tokens, so no token may span the boundary, and all references share one prompt.
+//! turn. The model generates from exactly the prompt's tokens, so no token may span the boundary, and all
+//! references share one prompt: a reference's tokens are those behind the prompt's in the whole conversation, or,
+//! where a token would span the boundary, those of its own text.
 
 use super::chat::Message;
 use super::template::ChatTemplate;
@@ -19,6 +20,7 @@ pub(crate) struct ChatText {
     tokenizer: Tokenizer,
     tokenizer_hash: blake3::Hash,
     end_tokens: Vec<u32>,
+    stop_strings: Vec<String>,
 }
 
 /// A rendered and tokenised prompt.
@@ -74,12 +76,8 @@ impl ChatText {
             });
         }
         let tokenizer_hash = blake3::hash(text.as_bytes());
-        Ok(Self { template, tokenizer, tokenizer_hash, end_tokens })
-    }
-
-    /// Tokens that end a turn; never empty.
-    pub(crate) fn end_tokens(&self) -> &[u32] {
-        &self.end_tokens
+        let stop_strings = config.stop_strings.clone();
+        Ok(Self { template, tokenizer, tokenizer_hash, end_tokens, stop_strings })
     }
 
     /// Hash over tokenizer, template and stop tokens.
@@ -136,8 +134,14 @@ impl ChatText {
         let mut conversation = messages.to_vec();
         conversation.push(Message::assistant(reference));
         let whole = self.render(&conversation, false)?;
-        let text = whole.strip_prefix(&prompt.text).unwrap_or(reference);
-        let mut tokens = self.encode(text)?;
+        let mut tokens = match whole.strip_prefix(&prompt.text) {
+            None => self.encode(reference)?,
+            // Some tokenizers treat the beginning of a text in their own way (SentencePiece puts a space before it).
+            Some(text) => match self.encode(&whole)?.strip_prefix(prompt.tokens.as_slice()) {
+                Some(tokens) => tokens.to_vec(),
+                None => self.encode(text)?,
+            },
+        };
         if let Some(end) = tokens.iter().position(|token| self.end_tokens.contains(token)) {
             tokens.truncate(end + 1);
             return Ok(tokens);
@@ -151,8 +155,35 @@ impl ChatText {
         Ok(tokens)
     }
 
-    /// Generated tokens as text, special tokens left out.
-    pub(crate) fn decode(&self, tokens: &[u32]) -> Result<String, ItemError> {
+    /// Whether an answer ends with its last token: one that ends the turn, or one that completes a stop string.
+    ///
+    /// To be asked after every token.
+    ///
+    /// # Errors
+    /// [`ItemError::Tokenizer`].
+    pub(crate) fn ends(&self, answer: &[u32]) -> Result<bool, ItemError> {
+        if answer.last().is_some_and(|last| self.end_tokens.contains(last)) {
+            return Ok(true);
+        }
+        let Some(longest) = self.stop_strings.iter().map(String::len).max() else { return Ok(false) };
+        // Every token adds a byte at least; a few more, as decoders treat the first piece of a text in their own way.
+        let tail = self.decode_whole(&answer[answer.len().saturating_sub(longest + 8)..])?;
+        Ok(self.stop_strings.iter().any(|stop| tail.contains(stop)))
+    }
+
+    /// An answer as text: special tokens left out, cut before the first stop string.
+    ///
+    /// # Errors
+    /// [`ItemError::Tokenizer`].
+    pub(crate) fn decode(&self, answer: &[u32]) -> Result<String, ItemError> {
+        let mut text = self.decode_whole(answer)?;
+        if let Some(start) = self.stop_strings.iter().filter_map(|stop| text.find(stop)).min() {
+            text.truncate(start);
+        }
+        Ok(text)
+    }
+
+    fn decode_whole(&self, tokens: &[u32]) -> Result<String, ItemError> {
         self.tokenizer
             .decode(tokens, true)
             .map_err(|error| ItemError::Tokenizer { reason: error.to_string() })

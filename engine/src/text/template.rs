@@ -2,6 +2,9 @@
 //!
 //! transformers uses a sandboxed Jinja with `trim_blocks` and `lstrip_blocks`, loop controls, a `tojson` that is
 //! Python's `json.dumps(ensure_ascii=False)`, `raise_exception`, `strftime_now`, and `{% generation %}` markers.
+//!
+//! Only the day differs: a prompt that names the date would be another one tomorrow, and a sweep's results with it.
+//! Here it is always Friday, 26 July 2024, the day that Llama's templates fall back on.
 
 use super::chat::Message;
 use crate::EngineError;
@@ -38,6 +41,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
+        environment.add_function("strftime_now", |format: &str| day(format));
         environment.add_filter("tojson", to_json);
         environment
             .add_template_owned(NAME, without_generation_markers(&source))
@@ -144,6 +148,48 @@ fn without_generation_markers(source: &str) -> String {
     kept
 }
 
+/// Python's `strftime` at midnight of 26 July 2024.
+fn day(format: &str) -> Result<String, Error> {
+    let mut text = String::new();
+    let mut characters = format.chars();
+    while let Some(character) = characters.next() {
+        if character != '%' {
+            text.push(character);
+            continue;
+        }
+        text.push_str(match characters.next() {
+            Some('Y') => "2024",
+            Some('y') => "24",
+            Some('m') => "07",
+            Some('B') => "July",
+            Some('b' | 'h') => "Jul",
+            Some('d' | 'e') => "26",
+            Some('j') => "208",
+            Some('A') => "Friday",
+            Some('a') => "Fri",
+            Some('H' | 'M' | 'S') => "00",
+            Some('I') => "12",
+            Some('p') => "AM",
+            Some('F') => "2024-07-26",
+            Some('T') => "00:00:00",
+            // Without the leading zero.
+            Some('-') => match characters.next() {
+                Some('d') => "26",
+                Some('m') => "7",
+                other => return Err(unknown_directive(other)),
+            },
+            Some('%') => "%",
+            other => return Err(unknown_directive(other)),
+        });
+    }
+    Ok(text)
+}
+
+fn unknown_directive(directive: Option<char>) -> Error {
+    let directive = directive.map_or_else(String::new, String::from);
+    Error::new(ErrorKind::InvalidOperation, format!("strftime_now does not know %{directive}"))
+}
+
 /// Python's `json.dumps(value, ensure_ascii=False, indent=indent)`.
 #[expect(clippy::needless_pass_by_value, reason = "the signature of a filter")]
 fn to_json(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
@@ -240,5 +286,59 @@ mod tests {
             render("{{ [1, true, none] | tojson(indent=2) }}", &messages),
             "[\n  1,\n  true,\n  null\n]"
         );
+    }
+
+    #[test]
+    fn the_date_is_always_the_same() {
+        let template =
+            "{{ strftime_now('%d %b %Y') }}, {{ strftime_now('%A, %-d %B %y, day %j, %H:%M, 100%%') }}";
+        assert_eq!(render(template, &[]), "26 Jul 2024, Friday, 26 July 24, day 208, 00:00, 100%");
+    }
+
+    #[test]
+    fn the_default_of_several_named_templates_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = serde_json::json!({"chat_template": [
+            {"name": "tool_use", "template": "tools"},
+            {"name": "default", "template": "{{ messages[0].content }}"},
+        ]});
+        std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        let render = |messages: &[Message]| ChatTemplate::open(folder.path()).unwrap().render(messages, true);
+        assert_eq!(render(&[Message::user("hm")]).unwrap(), "hm");
+        // A file beside it comes first, as in transformers.
+        std::fs::write(folder.path().join("chat_template.jinja"), "file").unwrap();
+        assert_eq!(render(&[]).unwrap(), "file");
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Case {
+        template: String,
+        messages: Vec<BTreeMap<String, String>>,
+        /// Nothing where transformers refuses.
+        text: Option<String>,
+    }
+
+    #[test]
+    fn everything_that_templates_use_renders_as_transformers_renders_it() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/templates/expected.json");
+        let cases: Vec<Case> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = r#"{"bos_token": "<s>", "eos_token": "</s>"}"#;
+        std::fs::write(folder.path().join("tokenizer_config.json"), tokens).unwrap();
+        let mut wrong = Vec::new();
+        for case in cases {
+            std::fs::write(folder.path().join("chat_template.jinja"), &case.template).unwrap();
+            let messages: Vec<Message> =
+                case.messages.iter().map(|turn| Message::new(&turn["role"], &turn["content"])).collect();
+            let rendered = ChatTemplate::open(folder.path()).map(|template| template.render(&messages, true));
+            let text = match &rendered {
+                Ok(Ok(text)) => Some(text),
+                _ => None,
+            };
+            if text != case.text.as_ref() {
+                wrong.push(format!("{}\n  {rendered:?}\n  wanted {:?}", case.template, case.text));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }

@@ -1,17 +1,14 @@
 //! Law 7: bad input gets an error that names file, field or tensor, the value found and the value wanted.
 
-use crate::SMALL;
 use crate::common::{RandomFamily, Shape, random_weights, write_tensors};
+use crate::{SMALL, change_config};
 use avsweep_engine::{AlignmentVector, BaseModel, Coefficient, Engine, WeightType};
 use serde_json::{Value, json};
 
 /// The complaint about a base whose configuration was changed.
 fn with_config(change: impl FnOnce(&mut Value)) -> String {
     let family = RandomFamily::new(&SMALL, 0);
-    let path = family.base.join("config.json");
-    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-    change(&mut config);
-    std::fs::write(&path, config.to_string()).unwrap();
+    change_config(&family.base, change);
     BaseModel::open(&family.base).unwrap_err().to_string()
 }
 
@@ -49,21 +46,23 @@ fn unsupported_models_are_refused_by_name() {
         &["config.json", "architectures", "MambaForCausalLM", "LlamaForCausalLM"],
     );
     assert_names(
-        &with_config(|config| config["rope_scaling"] = json!({"rope_type": "llama3", "factor": 8.0})),
-        &["config.json", "rope_scaling.rope_type", "llama3"],
+        &with_config(|config| config["rope_scaling"] = json!({"type": "mrope", "mrope_section": [2, 1, 1]})),
+        &["config.json", "rope_scaling.type", "mrope", "llama3"],
     );
     assert_names(
-        &with_config(|config| config["rope_parameters"] = json!({"rope_type": "yarn", "rope_theta": 1e4})),
-        &["rope_parameters.rope_type", "yarn"],
+        &with_config(|config| {
+            config["rope_parameters"] = json!({"rope_type": "proportional", "rope_theta": 1e4});
+        }),
+        &["rope_parameters.rope_type", "proportional"],
     );
     assert_names(
         &with_config(|config| config["quantization_config"] = json!({"bits": 4})),
         &["quantization_config", "unquantised"],
     );
-    assert_names(&with_config(|config| config["attention_bias"] = json!(true)), &["attention_bias"]);
+    assert_names(&with_config(|config| config["mlp_bias"] = json!(true)), &["mlp_bias"]);
     assert_names(
         &with_config(|config| config["hidden_act"] = json!("gelu")),
-        &["hidden_act", "gelu", "silu"],
+        &["hidden_act", "\"gelu\"", "silu"],
     );
 }
 
@@ -82,6 +81,22 @@ fn impossible_fields_are_named_with_value_and_wish() {
         &["eos_token_id", "5000", "101"],
     );
     assert_names(&with_config(|config| config["rms_norm_eps"] = json!(null)), &["rms_norm_eps", "absent"]);
+}
+
+#[test]
+fn stop_strings_that_would_stop_everything_are_refused() {
+    let family = RandomFamily::new(&SMALL, 0);
+    let path = family.base.join("generation_config.json");
+    for (value, wanted) in [(json!(["."]), None), (json!("."), None), (json!([""]), Some("not empty"))] {
+        std::fs::write(&path, json!({"stop_strings": value}).to_string()).unwrap();
+        match (BaseModel::open(&family.base), wanted) {
+            (opened, None) => assert_eq!(opened.unwrap().config().stop_strings, ["."]),
+            (opened, Some(wanted)) => {
+                let error = opened.unwrap_err().to_string();
+                assert_names(&error, &["generation_config.json", "stop_strings", wanted]);
+            }
+        }
+    }
 }
 
 #[test]
@@ -165,44 +180,100 @@ fn base_weights_are_checked_as_well() {
     );
 }
 
-#[test]
-fn a_tensor_in_two_shards_is_refused() {
+/// A family whose weights lie in shards `a` (the first six tensors) and `b`, as its index says.
+fn sharded() -> (RandomFamily, Vec<(String, Vec<usize>, Vec<f32>)>) {
     let family = RandomFamily::new(&SMALL, 0);
     let weights = random_weights(&SMALL, 1, 1.0);
     std::fs::remove_file(family.base.join("model.safetensors")).unwrap();
     write_tensors(&family.base.join("a.safetensors"), &weights[..6]);
-    write_tensors(&family.base.join("b.safetensors"), &weights[5..]);
-    let map: serde_json::Map<String, Value> = weights
-        .iter()
-        .enumerate()
-        .map(|(index, (name, ..))| {
-            (name.clone(), json!(if index < 6 { "a.safetensors" } else { "b.safetensors" }))
-        })
-        .collect();
-    std::fs::write(family.base.join("model.safetensors.index.json"), json!({"weight_map": map}).to_string())
-        .unwrap();
-    let error = BaseModel::open(&family.base).unwrap_err().to_string();
-    assert_names(&error, &[&weights[5].0, "a.safetensors", "b.safetensors"]);
     write_tensors(&family.base.join("b.safetensors"), &weights[6..]);
+    let shard = |index| if index < 6 { "a.safetensors" } else { "b.safetensors" };
+    write_index(&family, weights.iter().enumerate().map(|(index, (name, ..))| (name.as_str(), shard(index))));
+    (family, weights)
+}
+
+fn write_index<'a>(family: &RandomFamily, entries: impl Iterator<Item = (&'a str, &'a str)>) {
+    let map: serde_json::Map<String, Value> =
+        entries.map(|(name, shard)| (name.to_owned(), json!(shard))).collect();
+    let path = family.base.join("model.safetensors.index.json");
+    std::fs::write(path, json!({"weight_map": map}).to_string()).unwrap();
+}
+
+#[track_caller]
+fn assert_refused(family: &RandomFamily, parts: &[&str]) {
+    assert_names(&BaseModel::open(&family.base).unwrap_err().to_string(), parts);
+}
+
+#[test]
+fn a_tensor_in_two_shards_is_refused() {
+    let (family, weights) = sharded();
     BaseModel::open(&family.base).unwrap();
+    write_tensors(&family.base.join("b.safetensors"), &weights[5..]);
+    assert_refused(&family, &[&weights[5].0, "a.safetensors", "b.safetensors"]);
+}
+
+#[test]
+fn an_index_is_held_against_its_shards() {
+    let (family, weights) = sharded();
+    // A tensor that its shard does not have, though the other one does.
+    write_tensors(&family.base.join("a.safetensors"), &weights[..5]);
+    write_tensors(&family.base.join("b.safetensors"), &weights[5..]);
+    assert_refused(&family, &["a.safetensors", &weights[5].0, "missing"]);
+    let (family, weights) = sharded();
+    std::fs::remove_file(family.base.join("b.safetensors")).unwrap();
+    assert_refused(&family, &["base", "b.safetensors"]);
+    // A tensor that is nowhere.
+    let (family, _) = sharded();
+    let names = weights.iter().map(|(name, ..)| (name.as_str(), "a.safetensors"));
+    write_index(&family, names.chain([("model.extra.weight", "b.safetensors")]));
+    assert_refused(&family, &["is missing"]);
+    // A shard elsewhere.
+    let (family, _) = sharded();
+    write_index(&family, [("model.norm.weight", "../b.safetensors")].into_iter());
+    assert_refused(&family, &["index.json", "weight_map", "../b.safetensors", "same folder"]);
+    // One file and shards: which of them is meant?
+    let (family, _) = sharded();
+    write_tensors(&family.base.join("model.safetensors"), &weights);
+    assert_refused(&family, &["model.safetensors", "model.safetensors.index.json"]);
+}
+
+#[test]
+fn quantised_weights_are_refused_by_their_type() {
+    for (dtype, bytes) in [("U8", 1), ("I8", 1), ("F8_E4M3", 1), ("I32", 4)] {
+        let family = RandomFamily::new(&SMALL, 0);
+        let header = json!({"model.norm.weight":
+            {"dtype": dtype, "shape": [SMALL.hidden], "data_offsets": [0, SMALL.hidden * bytes]}});
+        let header = header.to_string();
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend_from_slice(header.as_bytes());
+        file.resize(file.len() + SMALL.hidden * bytes, 0);
+        std::fs::write(family.base.join("model.safetensors"), file).unwrap();
+        assert_refused(&family, &["model.safetensors", "model.norm.weight", dtype, "BF16"]);
+    }
+}
+
+#[test]
+fn a_vocabulary_may_be_padded_beyond_the_tokenizer_but_not_cut() {
+    let small = RandomFamily::new(&Shape { vocab: 60, ..SMALL }, 0);
+    let family = RandomFamily::new(&SMALL, 0);
+    std::fs::copy(small.base.join("tokenizer.json"), family.base.join("tokenizer.json")).unwrap();
+    BaseModel::open(&family.base).unwrap();
+    // A token that was added to the tokenizer counts as well.
+    let family = RandomFamily::new(&SMALL, 0);
+    let path = family.base.join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let mut added = tokenizer["added_tokens"][0].clone();
+    added["id"] = json!(101);
+    added["content"] = json!("<|new|>");
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(added);
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    assert_names(&BaseModel::open(&family.base).unwrap_err().to_string(), &["tokenizer.json", "vocab_size"]);
 }
 
 #[test]
 fn shards_of_the_same_weights_have_the_fingerprint_of_one_file() {
-    let (one, many) = (RandomFamily::new(&SMALL, 0), RandomFamily::new(&SMALL, 0));
-    let weights = random_weights(&SMALL, 1, 1.0);
-    std::fs::remove_file(many.base.join("model.safetensors")).unwrap();
-    write_tensors(&many.base.join("a.safetensors"), &weights[..6]);
-    write_tensors(&many.base.join("b.safetensors"), &weights[6..]);
-    let map: serde_json::Map<String, Value> = weights
-        .iter()
-        .enumerate()
-        .map(|(index, (name, ..))| {
-            (name.clone(), json!(if index < 6 { "a.safetensors" } else { "b.safetensors" }))
-        })
-        .collect();
-    std::fs::write(many.base.join("model.safetensors.index.json"), json!({"weight_map": map}).to_string())
-        .unwrap();
+    let one = RandomFamily::new(&SMALL, 0);
+    let (many, _) = sharded();
     let (one, many) = (BaseModel::open(&one.base).unwrap(), BaseModel::open(&many.base).unwrap());
     assert_eq!(one.fingerprint(), many.fingerprint());
     let other = RandomFamily::new(&SMALL, 0);

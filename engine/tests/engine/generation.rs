@@ -58,7 +58,8 @@ fn greedy_answers_are_those_of_full_forward_passes() {
 fn batched_answers_equal_those_one_by_one() {
     let family = RandomFamily::new(&SMALL, 0);
     let engine = engine(&family);
-    let prompts = prompts(37);
+    // More than eight groups of eight places, so that places are refilled.
+    let prompts = prompts(150);
     for settings in [Sampling::greedy(12), Sampling { max_new_tokens: 12, temperature: 0.9, top_p: 0.8 }] {
         let together = engine.generate(&engine.prepare_prompts(&prompts), &settings).unwrap();
         for (prompt, expected) in prompts.iter().zip(&together) {
@@ -98,4 +99,40 @@ fn the_context_bounds_an_answer_and_refuses_a_prompt_that_fills_it() {
     assert!(answer.tokens as usize <= SMALL.context - used);
     assert!(matches!(answers[1], Err(ItemError::TooLong { .. })), "{:?}", answers[1]);
     assert!(answers[2].is_ok());
+}
+
+#[test]
+fn an_answer_ends_before_the_first_stop_string() {
+    let family = RandomFamily::new(&SMALL, 0);
+    let prompts = prompts(30);
+    let answer = |family| {
+        let engine = engine(family);
+        let prepared = engine.prepare_prompts(&prompts);
+        let answers = engine.generate(&prepared, &Sampling::greedy(20)).unwrap();
+        answers.into_iter().map(Result::unwrap).collect::<Vec<_>>()
+    };
+    let free = answer(&family);
+    // From the middle of two words of some answer to the middle of the next: no token's border.
+    let words: Vec<&str> = free.iter().find(|free| free.tokens == 20).unwrap().text.split(' ').collect();
+    let across = format!("{} {}", &words[7][1..], &words[8][..2]);
+    let stops = [across, "w4".to_owned()];
+    let config = serde_json::json!({"eos_token_id": 2, "stop_strings": stops});
+    std::fs::write(family.base.join("generation_config.json"), config.to_string()).unwrap();
+    let mut cut = 0;
+    for (free, stopped) in free.iter().zip(answer(&family)) {
+        let end = stops.iter().filter_map(|stop| free.text.find(stop)).min();
+        assert_eq!(stopped.text, free.text[..end.unwrap_or(free.text.len())]);
+        assert!(stopped.tokens <= free.tokens);
+        if end.is_some() {
+            assert_eq!(stopped.finish, FinishReason::Stop);
+            cut += 1;
+        } else {
+            assert_eq!(&stopped, free);
+        }
+    }
+    assert!(cut > 1 && cut < 30, "{cut} answers were cut");
+    // At once, not at the end.
+    let end = free.iter().find(|free| free.text.contains(&stops[0])).unwrap();
+    let stopped = &answer(&family)[free.iter().position(|answer| answer == end).unwrap()];
+    assert!(stopped.tokens <= 9, "{stopped:?}");
 }

@@ -13,10 +13,19 @@ const LOGIT_TOLERANCE: f32 = 1e-3;
 const SUM_TOLERANCE: f64 = 1e-3;
 
 #[derive(Deserialize)]
-struct Expected {
-    queries: Vec<Query>,
+pub(crate) struct Expected {
+    pub(crate) queries: Vec<Query>,
+    /// Conversations that the chat template refuses.
+    #[serde(default)]
+    pub(crate) refused: Vec<Refused>,
     merged: Option<Merged>,
     merged_bf16: Option<Merged>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Refused {
+    pub(crate) messages: Vec<Turn>,
+    pub(crate) reason: String,
 }
 
 #[derive(Deserialize)]
@@ -26,23 +35,23 @@ struct Merged {
 }
 
 #[derive(Deserialize)]
-struct Query {
-    messages: Vec<Turn>,
+pub(crate) struct Query {
+    pub(crate) messages: Vec<Turn>,
     tokens: Vec<u32>,
-    references: Vec<Reference>,
+    pub(crate) references: Vec<Reference>,
     last_logits: Vec<f32>,
     greedy: Option<Greedy>,
 }
 
 #[derive(Deserialize)]
-struct Turn {
+pub(crate) struct Turn {
     role: String,
     content: String,
 }
 
 #[derive(Deserialize)]
-struct Reference {
-    text: String,
+pub(crate) struct Reference {
+    pub(crate) text: String,
     tokens: Vec<u32>,
     log_prob_sum: f64,
 }
@@ -54,7 +63,7 @@ struct Greedy {
     finish: String,
 }
 
-fn folder(name: &str) -> PathBuf {
+pub(crate) fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens").join(name)
 }
 
@@ -62,28 +71,28 @@ fn expected(name: &str) -> Expected {
     expected_in(&folder(name))
 }
 
-fn expected_in(folder: &Path) -> Expected {
+pub(crate) fn expected_in(folder: &Path) -> Expected {
     serde_json::from_str(&std::fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap()
 }
 
-fn messages(query: &Query) -> Vec<Message> {
-    query.messages.iter().map(|turn| Message::new(&turn.role, &turn.content)).collect()
+pub(crate) fn messages(turns: &[Turn]) -> Vec<Message> {
+    turns.iter().map(|turn| Message::new(&turn.role, &turn.content)).collect()
 }
 
-fn agrees(engine: &Engine, queries: &[Query]) {
+pub(crate) fn agrees(engine: &Engine, queries: &[Query]) {
     let items: Vec<ScoreItem> = queries
         .iter()
         .map(|query| ScoreItem {
-            messages: messages(query),
+            messages: messages(&query.messages),
             references: query.references.iter().map(|reference| reference.text.clone()).collect(),
         })
         .collect();
     let scores = engine.score(&engine.prepare_scores(&items)).unwrap();
     let prompts: Vec<PromptItem> =
-        queries.iter().map(|query| PromptItem { messages: messages(query), seed: 0 }).collect();
+        queries.iter().map(|query| PromptItem { messages: messages(&query.messages), seed: 0 }).collect();
     let answers = engine.generate(&engine.prepare_prompts(&prompts), &Sampling::greedy(24)).unwrap();
     for ((query, scores), answer) in queries.iter().zip(scores).zip(answers) {
-        assert_eq!(engine.prompt_tokens(&messages(query)).unwrap(), query.tokens);
+        assert_eq!(engine.prompt_tokens(&messages(&query.messages)).unwrap(), query.tokens);
         let logits = engine.logits(&query.tokens).unwrap();
         let worst = logits
             .last()
@@ -114,7 +123,7 @@ fn agrees(engine: &Engine, queries: &[Query]) {
     }
 }
 
-fn plain(folder: &Path) -> Engine {
+pub(crate) fn plain(folder: &Path) -> Engine {
     Engine::load(BaseModel::open(folder).unwrap(), Vec::new(), &[], WeightType::F32).unwrap()
 }
 

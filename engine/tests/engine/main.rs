@@ -5,6 +5,7 @@
 mod bad_input;
 mod candle;
 mod common;
+mod families;
 mod generation;
 mod goldens;
 mod merging;
@@ -22,6 +23,15 @@ pub(crate) const SMALL: common::Shape = common::Shape {
     context: 64,
     tied: false,
 };
+
+/// Changes the `config.json` of a folder.
+pub(crate) fn change_config(folder: &std::path::Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let path = folder.join("config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    change(&mut config);
+    std::fs::write(&path, config.to_string()).unwrap();
+}
 
 /// The worker keeps the engine on a thread of its own, and shares what was prepared.
 #[test]

@@ -1,0 +1,83 @@
+//! The supported families: their names, and what transformers assumes of each where `config.json` is silent.
+
+use crate::EngineError;
+use crate::files::JsonFile;
+use serde_json::Value;
+
+/// A family of decoders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Architecture {
+    /// `LlamaForCausalLM`: Llama 1–3.3, SmolLM2, the pocket family.
+    Llama,
+    /// `MistralForCausalLM`: Mistral 7B and its like.
+    Mistral,
+    /// `Qwen2ForCausalLM`: Qwen2 and Qwen2.5.
+    Qwen2,
+    /// `Qwen3ForCausalLM`: the dense Qwen3 models.
+    Qwen3,
+    /// `Gemma2ForCausalLM`.
+    Gemma2,
+    /// `Gemma3ForCausalLM`: the text models of Gemma 3.
+    Gemma3,
+    /// `Phi3ForCausalLM`: Phi-3 and Phi-4 mini, small and medium with fused projections.
+    Phi3,
+}
+
+/// Every architecture with its name in `architectures` and its `model_type`.
+const KNOWN: [(Architecture, &str, &str); 7] = [
+    (Architecture::Llama, "LlamaForCausalLM", "llama"),
+    (Architecture::Mistral, "MistralForCausalLM", "mistral"),
+    (Architecture::Qwen2, "Qwen2ForCausalLM", "qwen2"),
+    (Architecture::Qwen3, "Qwen3ForCausalLM", "qwen3"),
+    (Architecture::Gemma2, "Gemma2ForCausalLM", "gemma2"),
+    (Architecture::Gemma3, "Gemma3ForCausalLM", "gemma3_text"),
+    (Architecture::Phi3, "Phi3ForCausalLM", "phi3"),
+];
+
+impl Architecture {
+    /// The architecture that a configuration names.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`], with the supported names.
+    pub(super) fn of(file: &JsonFile) -> Result<Self, EngineError> {
+        let named = file.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
+        let by_type = file.optional_text("model_type")?;
+        let known = KNOWN.iter().find(|(_, name, model_type)| match named {
+            Some(named) => named == *name,
+            None => by_type == Some(model_type),
+        });
+        match known {
+            Some((architecture, ..)) => Ok(*architecture),
+            None if named.is_some() => Err(file.unsupported("architectures", &KNOWN.map(|k| k.1).join(", "))),
+            None => Err(file.unsupported("model_type", &KNOWN.map(|k| k.2).join(", "))),
+        }
+    }
+
+    /// Gemma's way: norm weights around zero, output norms, scaled embeddings.
+    pub(super) fn is_gemma(self) -> bool {
+        matches!(self, Self::Gemma2 | Self::Gemma3)
+    }
+
+    /// Width of a head where neither the configuration nor a division says it.
+    pub(super) fn default_head_dim(self) -> Option<usize> {
+        match self {
+            Self::Gemma2 | Self::Gemma3 => Some(256),
+            Self::Qwen3 => Some(128),
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Phi3 => None,
+        }
+    }
+
+    /// The attention window where the configuration does not name the field.
+    pub(super) fn default_window(self) -> Option<usize> {
+        match self {
+            Self::Llama | Self::Phi3 => None,
+            Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::Gemma2 | Self::Gemma3 => Some(4096),
+        }
+    }
+
+    /// The base of the rotary frequencies where the configuration names none.
+    pub(super) fn default_theta(self) -> f64 {
+        if self == Self::Gemma3 { 1_000_000.0 } else { 10_000.0 }
+    }
+}

@@ -1,0 +1,184 @@
+//! From `config.json` to [`ModelConfig`].
+
+use super::attention::Windows;
+use super::rotary::Description;
+use super::{Activation, Architecture, LayerAttention, ModelConfig, Rotary};
+use crate::EngineError;
+use crate::files::JsonFile;
+use std::path::Path;
+
+impl ModelConfig {
+    /// Reads `config.json` (and `generation_config.json`, where there is one) of a model folder.
+    ///
+    /// # Errors
+    /// [`EngineError::Field`] for absent or impossible values, [`EngineError::Unsupported`] for an architecture,
+    /// activation, bias, RoPE scaling or quantisation that the engine does not compute.
+    pub(crate) fn open(folder: &Path) -> Result<Self, EngineError> {
+        let path = folder.join("config.json");
+        if !path.is_file() {
+            return Err(EngineError::MissingFile {
+                path: folder.to_path_buf(),
+                wanted: "config.json".to_owned(),
+            });
+        }
+        let file = JsonFile::open(&path)?;
+        if file.get("quantization_config").is_some() {
+            return Err(file.unsupported("quantization_config", "unquantised weights (F32, F16 or BF16)"));
+        }
+        let architecture = Architecture::of(&file)?;
+        refuse_unsupported(&file, architecture)?;
+
+        let hidden_size = file.size("hidden_size")?;
+        let heads = file.size("num_attention_heads")?;
+        let kv_heads = file.optional_size("num_key_value_heads")?.unwrap_or(heads);
+        if heads % kv_heads != 0 {
+            return Err(
+                file.wrong("num_key_value_heads", &format!("a divisor of the {heads} attention heads"))
+            );
+        }
+        let head_dim = match file.optional_size("head_dim")?.or(architecture.default_head_dim()) {
+            Some(width) => width,
+            None if hidden_size % heads == 0 => hidden_size / heads,
+            None => {
+                return Err(file.wrong("hidden_size", &format!("a multiple of the {heads} attention heads")));
+            }
+        };
+        let rms_norm_eps =
+            file.optional_number("rms_norm_eps")?
+                .ok_or_else(|| file.wrong("rms_norm_eps", "a positive number"))? as f32;
+        let layers = file.size("num_hidden_layers")?;
+        let positions = file.optional_size("max_position_embeddings")?.unwrap_or(2048);
+        let theta = file.optional_number("rope_theta")?.unwrap_or(architecture.default_theta());
+        let section = "rope_parameters";
+        let rotary = Description { file: &file, section, theta, architecture, head_dim, positions };
+        let Attention { attention, rotaries, context } = read_attention(&rotary, layers)?;
+        let gemma = architecture.is_gemma();
+        let generation = folder.join("generation_config.json");
+        let generation = generation.is_file().then(|| JsonFile::open(&generation)).transpose()?;
+        let softcap = |field| Ok(file.optional_number(field)?.map(|cap| cap as f32));
+        let biased = file.flag("attention_bias")? == Some(true)
+            && !matches!(architecture, Architecture::Qwen2 | Architecture::Mistral | Architecture::Phi3);
+        let query_scalar =
+            if gemma { file.optional_number("query_pre_attn_scalar")?.or(Some(256.0)) } else { None };
+        Ok(Self {
+            architecture,
+            hidden_size,
+            intermediate_size: file.size("intermediate_size")?,
+            layers,
+            heads,
+            kv_heads,
+            head_dim,
+            vocab_size: file.size("vocab_size")?,
+            context,
+            activation: activation(&file, gemma)?,
+            rms_norm_eps,
+            unit_offset_norms: gemma,
+            output_norms: gemma,
+            query_key_norms: matches!(architecture, Architecture::Qwen3 | Architecture::Gemma3),
+            query_key_value_bias: biased || architecture == Architecture::Qwen2,
+            output_bias: biased,
+            fused_projections: architecture == Architecture::Phi3,
+            attention_scale: 1.0 / query_scalar.unwrap_or(head_dim as f64).sqrt() as f32,
+            attention_softcap: match architecture {
+                Architecture::Gemma2 => softcap("attn_logit_softcapping")?,
+                _ => None,
+            },
+            logit_softcap: if gemma { softcap("final_logit_softcapping")? } else { None },
+            embedding_scale: if gemma { (hidden_size as f64).sqrt() as f32 } else { 1.0 },
+            attention,
+            rotaries,
+            tied_embeddings: file.flag("tie_word_embeddings")?.unwrap_or(gemma),
+            end_tokens: end_tokens(generation.as_ref(), &file)?,
+            stop_strings: match &generation {
+                Some(file) => stop_strings(file)?,
+                None => Vec::new(),
+            },
+        })
+    }
+}
+
+/// Refuses what would silently compute another model than the one in the folder.
+fn refuse_unsupported(file: &JsonFile, architecture: Architecture) -> Result<(), EngineError> {
+    if file.flag("mlp_bias")? == Some(true) {
+        return Err(file.unsupported("mlp_bias", "false"));
+    }
+    if architecture.is_gemma() && file.flag("use_bidirectional_attention")? == Some(true) {
+        return Err(file.unsupported("use_bidirectional_attention", "false"));
+    }
+    // transformers reads this field of Gemma 3 and then leaves it out of the computation.
+    if architecture == Architecture::Gemma3 && file.get("attn_logit_softcapping").is_some() {
+        return Err(file.unsupported("attn_logit_softcapping", "null"));
+    }
+    Ok(())
+}
+
+fn activation(file: &JsonFile, gemma: bool) -> Result<Activation, EngineError> {
+    let (field, default) =
+        if gemma { ("hidden_activation", "gelu_pytorch_tanh") } else { ("hidden_act", "silu") };
+    match file.optional_text(field)?.unwrap_or(default) {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
+        _ => Err(file.unsupported(field, "\"silu\" and \"gelu_pytorch_tanh\"")),
+    }
+}
+
+/// The layers' attention with what it refers to.
+struct Attention {
+    attention: Vec<LayerAttention>,
+    rotaries: Vec<Rotary>,
+    context: usize,
+}
+
+/// Reads windows and rotary embeddings; `rotary` is that of the layers that see everything, but for its section.
+fn read_attention(rotary: &Description<'_>, layers: usize) -> Result<Attention, EngineError> {
+    let Description { file, architecture, .. } = *rotary;
+    let windows = Windows::read(file, architecture, layers)?;
+    let section = if file.get("rope_scaling").is_some() { "rope_scaling" } else { rotary.section };
+    let [full, local] = ["full_attention", "sliding_attention"].map(|kind| format!("{section}.{kind}"));
+    let nested = file.get(&full).is_some() || file.get(&local).is_some();
+    if nested && architecture != Architecture::Gemma3 {
+        return Err(file.unsupported(section, "one rotary embedding for all layers"));
+    }
+    let everywhere = if nested { full.as_str() } else { section };
+    let (global, mut context) = Description { section: everywhere, ..*rotary }.read()?;
+    let mut rotaries = vec![global];
+    let mut slide = 0;
+    if architecture == Architecture::Gemma3 {
+        // Earlier files have the base of sliding layers at the top level; a scaling there is the others'.
+        let theta = file.optional_number("rope_local_base_freq")?.unwrap_or(10_000.0);
+        let (sliding, positions) = Description { section: &local, theta, ..*rotary }.read()?;
+        rotaries.push(sliding);
+        context = context.min(positions);
+        slide = 1;
+    }
+    let attention = windows.slides.iter().map(|&slides| LayerAttention {
+        // A window that holds the whole context hides nothing.
+        window: windows.width.filter(|width| slides && *width < context),
+        rotary: if slides { slide } else { 0 },
+    });
+    Ok(Attention { attention: attention.collect(), rotaries, context })
+}
+
+fn end_tokens(generation: Option<&JsonFile>, config: &JsonFile) -> Result<Vec<u32>, EngineError> {
+    if let Some(file) = generation {
+        let ids = file.token_ids("eos_token_id")?;
+        if !ids.is_empty() {
+            return Ok(ids);
+        }
+    }
+    config.token_ids("eos_token_id")
+}
+
+/// One text, or a list of them.
+fn stop_strings(generation: &JsonFile) -> Result<Vec<String>, EngineError> {
+    const FIELD: &str = "stop_strings";
+    let texts = match generation.get(FIELD) {
+        None => Vec::new(),
+        Some(serde_json::Value::String(text)) => vec![text.as_str()],
+        Some(_) => generation.texts(FIELD)?.unwrap_or_default(),
+    };
+    if texts.contains(&"") {
+        return Err(generation.wrong(FIELD, "texts that are not empty"));
+    }
+    Ok(texts.into_iter().map(str::to_owned).collect())
+}
