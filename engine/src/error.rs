@@ -153,6 +153,16 @@ pub enum EngineError {
         /// Weights fingerprint of the base at hand.
         wanted: String,
     },
+    /// A tensor of a LoRA adapter cannot be merged into this base.
+    #[error("{}: tensor `{tensor}` {problem}", path.display())]
+    AdapterTensor {
+        /// The adapter's weights.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it, to be read after its name.
+        problem: String,
+    },
     /// The tokenizer cannot be used with this model.
     #[error("{}: {reason}", path.display())]
     Tokenizer {

@@ -94,16 +94,13 @@ impl Weights {
         }
         plain(&mut pieces, layout.final_norm, &mut self.final_norm);
         panels(&mut pieces, &mut self.head);
-        pieces.into_par_iter().for_each_init(
-            || (Vec::new(), Vec::new()),
-            |(rows, scratch), piece| match piece {
-                Piece::Plain { tensor, start, out } => source.read(tensor, start, out, scratch),
-                Piece::Panel { tensors, row, inputs, out } => {
-                    let count = read_rows(source, tensors, row, inputs, rows, scratch);
-                    pack_panel(&rows[..count * inputs], inputs, out);
-                }
-            },
-        );
+        pieces.into_par_iter().for_each_init(Vec::new, |rows, piece| match piece {
+            Piece::Plain { tensor, start, out } => source.read(tensor, start, out),
+            Piece::Panel { tensors, row, inputs, out } => {
+                let count = read_rows(source, tensors, row, inputs, rows);
+                pack_panel(&rows[..count * inputs], inputs, out);
+            }
+        });
     }
 
     /// Writes the embedding of `token` to `row`.
@@ -139,7 +136,6 @@ fn read_rows(
     row: usize,
     inputs: usize,
     rows: &mut Vec<f32>,
-    scratch: &mut Vec<f32>,
 ) -> usize {
     rows.resize(PANEL * inputs, 0.0);
     let mut skipped = 0;
@@ -149,7 +145,7 @@ fn read_rows(
         let first = (row + count).saturating_sub(skipped);
         if first < height && count < PANEL {
             let taken = (height - first).min(PANEL - count);
-            source.read(tensor, first * inputs, &mut rows[count * inputs..(count + taken) * inputs], scratch);
+            source.read(tensor, first * inputs, &mut rows[count * inputs..(count + taken) * inputs]);
             count += taken;
         }
         skipped += height;

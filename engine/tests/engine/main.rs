@@ -7,6 +7,7 @@ mod candle;
 mod common;
 mod generation;
 mod goldens;
+mod lora;
 mod merging;
 mod scoring;
 mod vectors;
