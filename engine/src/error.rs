@@ -246,6 +246,14 @@ pub enum EngineError {
         /// The place that would be overwritten.
         path: PathBuf,
     },
+    /// A tensor was asked for that the model does not have.
+    #[error("the model has no tensor `{tensor}` (they are named like `{example}`)")]
+    NoTensor {
+        /// The name asked for.
+        tensor: String,
+        /// A tensor that the model has.
+        example: String,
+    },
     /// Prepared items belong to another model than the engine's.
     #[error("these items were prepared for model {found}, but the engine holds {wanted}")]
     OtherModel {

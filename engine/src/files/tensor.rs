@@ -1,5 +1,6 @@
 //! One memory-mapped safetensors file, and the tensors in it as f32 readers.
 
+use crate::kernels::Stored;
 use crate::{EngineError, kernels};
 use memmap2::Mmap;
 #[cfg(unix)]
@@ -112,6 +113,17 @@ impl StoredTensor {
     /// The raw little-endian bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map[self.bytes.clone()]
+    }
+
+    /// `length` elements from element `start` on, for the kernels.
+    pub(crate) fn stored(&self, start: usize, length: usize) -> Stored<'_> {
+        let size = self.dtype.size();
+        let bytes = &self.bytes()[start * size..(start + length) * size];
+        match self.dtype {
+            StoredType::F32 => Stored::F32(bytes),
+            StoredType::F16 => Stored::F16,
+            StoredType::BF16 => Stored::Bf16(bytes),
+        }
     }
 
     /// Reads `out.len()` elements from element `start` on, as f32.

@@ -117,7 +117,7 @@ fn add_scaled_difference_body<const FUSED: bool>(
 
 /// A finite or infinite value's nearest bf16, ties to even, in the upper half of the bits.
 #[inline(always)]
-fn nearest_bf16(value: f32) -> u32 {
+pub(super) fn nearest_bf16(value: f32) -> u32 {
     let bits = value.to_bits();
     // No NaN comes here whose bits are all ones, the only values that the carry would turn into others.
     bits.wrapping_add(0x7fff + (bits >> 16 & 1))

@@ -11,6 +11,7 @@
 mod attention;
 mod elementwise;
 mod exp;
+mod fused_sum;
 mod gemm;
 mod layer;
 mod low_rank;
@@ -22,6 +23,7 @@ pub(crate) use elementwise::{
     add_scaled_bf16, add_scaled_difference, add_scaled_f16, add_scaled_f32, decode_bf16, decode_f16,
     decode_f32, encode_bf16, encode_f16, encode_f32, round_bf16, round_f16,
 };
+pub(crate) use fused_sum::{MOST, Stored, Terms, fused_sum};
 pub(crate) use gemm::gemm;
 pub(crate) use layer::{rms_norm, rotate, swiglu};
 pub(crate) use low_rank::LowRank;

@@ -2,13 +2,14 @@
 
 use super::coefficient::MergePlan;
 use crate::files::StoredType;
+use crate::kernels::{MOST, Stored, Terms, fused_sum};
 use crate::model::ModelWeights;
 use crate::run::WeightType;
 use crate::vector::AlignmentVector;
 
 /// Elements that are taken through all terms before the next ones: their sums stay in the first-level cache, so that
 /// base and vectors pass by once.
-const BLOCK: usize = 2048;
+const BLOCK: usize = 1024;
 
 /// The merged weights of one point. Nothing is stored: a range is computed from the base when it is asked for,
 /// so that a point's weights cannot depend on what was merged before.
@@ -25,16 +26,31 @@ impl MergingSource<'_> {
     /// rounding to the sweep's type. An element does not depend on the range that it is read in.
     pub(crate) fn read(&self, tensor: usize, start: usize, out: &mut [f32]) {
         let terms = self.terms(tensor);
+        let total = terms.clone().count();
         // A low-rank term wants whole rows, of which it computes several at a time.
         let low_rank = terms.clone().any(|(vector, _)| vector.is_low_rank(tensor));
         let block = if low_rank { out.len().max(1) } else { BLOCK };
+        let base = &self.base.tensors[tensor];
         for (index, sums) in out.chunks_mut(block).enumerate() {
             let first = start + index * block;
-            self.base.tensors[tensor].read(first, sums);
-            for (vector, factor) in terms.clone() {
+            // The first vectors in one pass, where there is a form for it; others one after the other.
+            let stored = terms.clone().map_while(|(vector, factor)| {
+                let (stored, difference) = vector.stored_part(tensor, first, sums.len())?;
+                Some((stored, difference, factor))
+            });
+            let alike = Alike::first_of(stored);
+            let all = alike.count == total;
+            let round = all && self.dtype == WeightType::Bf16;
+            let fused = fused_sum(base.stored(first, sums.len()), alike.terms(), round, sums);
+            if !fused {
+                base.read(first, sums);
+            }
+            for (vector, factor) in terms.clone().skip(if fused { alike.count } else { 0 }) {
                 vector.add_scaled(tensor, first, factor, sums);
             }
-            self.dtype.round(sums);
+            if !(fused && round) {
+                self.dtype.round(sums);
+            }
         }
     }
 
@@ -55,6 +71,34 @@ impl MergingSource<'_> {
             .iter()
             .map(|term| (&self.vectors[term.vector], self.point[term.coefficient]))
             // A zero term leaves every (finite) sum as it is; most points of a coarse sweep have some.
-            .filter(|(_, factor)| *factor != 0.0)
+            .filter(move |(vector, factor)| *factor != 0.0 && vector.acts_on(tensor))
+    }
+}
+
+/// Vectors at the beginning of a sum that can be added in one pass.
+struct Alike<'a> {
+    vectors: [(Stored<'a>, f32); MOST],
+    differences: bool,
+    count: usize,
+}
+
+impl<'a> Alike<'a> {
+    /// The first vectors that are stored alike, at most [`MOST`].
+    fn first_of(stored: impl Iterator<Item = (Stored<'a>, bool, f32)>) -> Self {
+        let mut alike = Self { vectors: [(Stored::F16, 0.0); MOST], differences: false, count: 0 };
+        for (stored, difference, factor) in stored.take(MOST) {
+            if alike.count == 0 {
+                alike.differences = difference;
+            } else if difference != alike.differences || !stored.is_like(alike.vectors[0].0) {
+                break;
+            }
+            alike.vectors[alike.count] = (stored, factor);
+            alike.count += 1;
+        }
+        alike
+    }
+
+    fn terms(&self) -> Terms<'a, '_> {
+        Terms { vectors: &self.vectors[..self.count], differences: self.differences }
     }
 }

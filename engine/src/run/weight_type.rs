@@ -1,5 +1,6 @@
 //! The type that merged weights are rounded to.
 
+use crate::files::StoredType;
 use crate::kernels::{round_bf16, round_f16};
 
 /// The sweep's weight type: merged weights are rounded to it once, at the end of the merge.
@@ -30,6 +31,15 @@ impl WeightType {
     /// The type of that name.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::F32, Self::Bf16, Self::F16].into_iter().find(|known| known.name() == name)
+    }
+
+    /// The same type in a file.
+    pub(crate) fn stored(self) -> StoredType {
+        match self {
+            Self::F32 => StoredType::F32,
+            Self::Bf16 => StoredType::BF16,
+            Self::F16 => StoredType::F16,
+        }
     }
 
     /// Rounds in place, to nearest, ties to even.

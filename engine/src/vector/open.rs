@@ -5,7 +5,7 @@ use super::delta::open_delta;
 use super::lora::{self, Lora, LoraDelta};
 use crate::EngineError;
 use crate::files::StoredTensor;
-use crate::kernels::{LowRank, add_scaled_difference};
+use crate::kernels::{LowRank, Stored, add_scaled_difference};
 use crate::model::{BaseModel, ModelWeights, hash_tensors};
 use rayon::prelude::*;
 use std::fmt;
@@ -114,9 +114,29 @@ impl AlignmentVector {
         &self.inner.base
     }
 
+    /// Whether the vector has anything to add to a layout tensor.
+    pub(crate) fn acts_on(&self, tensor: usize) -> bool {
+        !matches!(self.part(tensor), Part::Unchanged)
+    }
+
     /// Whether a layout tensor's delta is a product, of which whole rows are best computed together.
     pub(crate) fn is_low_rank(&self, tensor: usize) -> bool {
         matches!(self.part(tensor), Part::LowRank(_))
+    }
+
+    /// Stored elements `start..start + length` of a layout tensor's delta, and whether the base's are to be taken from them;
+    /// `None` where they are not stored.
+    pub(crate) fn stored_part(
+        &self,
+        tensor: usize,
+        start: usize,
+        length: usize,
+    ) -> Option<(Stored<'_>, bool)> {
+        match self.part(tensor) {
+            Part::Unchanged | Part::LowRank(_) => None,
+            Part::Delta(delta) => Some((delta.stored(start, length), false)),
+            Part::Aligned(aligned) => Some((aligned.stored(start, length), true)),
+        }
     }
 
     /// Adds `factor · delta` to `sums`, for elements `start..start + sums.len()` of a layout tensor.
