@@ -46,7 +46,7 @@ pub(crate) fn run(arguments: &MemoryArguments) -> Result<()> {
         let words: Vec<String> = (0..arguments.words)
             .map(|word| format!("w{}", (query * 7919 + word * 104_729) % 30_000))
             .collect();
-        vec![Message::new("user", &words.join(" "))]
+        vec![Message::new("user", words.join(" "))]
     };
     let scores: Vec<ScoreItem> = (0..arguments.queries)
         .map(|query| ScoreItem {

@@ -34,8 +34,9 @@ fn decode_bf16_body<const FUSED: bool>(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// A stored bf16 as f32.
 #[inline(always)]
-fn widened(raw: [u8; 2]) -> f32 {
+pub(super) fn widened(raw: [u8; 2]) -> f32 {
     f32::from_bits(u32::from(u16::from_le_bytes(raw)) << 16)
 }
 

@@ -3,13 +3,10 @@
 //! Forms exist for up to [`MOST`] vectors of one stored type; they are only compiled for AVX2. What they compute is the
 //! same, bit for bit, as decoding the base and adding one vector after the other.
 
-use super::elementwise::nearest_bf16;
+use super::elementwise::{nearest_bf16, widened};
 
 /// Vectors that are added in one pass.
 pub(crate) const MOST: usize = 4;
-
-/// Elements that are computed together: two AVX2 registers.
-const LANES: usize = 16;
 
 /// Little-endian elements of a tensor, aligned or not.
 #[derive(Debug, Clone, Copy)]
@@ -51,75 +48,58 @@ pub(crate) fn fused_sum(base: Stored<'_>, terms: Terms<'_, '_>, round: bool, out
     false
 }
 
-/// A stored type that converts lane by lane.
-trait Element: Copy {
-    /// [`LANES`] stored elements.
-    type Chunk;
+/// A stored type.
+trait Element {
+    /// One stored element.
+    type Raw: Copy;
     /// The elements of a `Stored` of this type.
     fn bytes(stored: Stored<'_>) -> Option<&[u8]>;
-    /// Whole chunks, and the bytes behind them.
-    fn chunks(bytes: &[u8]) -> (&[Self::Chunk], &[u8]);
-    fn lane(chunk: &Self::Chunk, lane: usize) -> f32;
-    fn one(bytes: &[u8], index: usize) -> f32;
+    fn elements(bytes: &[u8]) -> &[Self::Raw];
+    fn widened(raw: Self::Raw) -> f32;
 }
 
-#[derive(Clone, Copy)]
 struct F32;
 
 impl Element for F32 {
-    type Chunk = [[u8; 4]; LANES];
+    type Raw = [u8; 4];
 
     fn bytes(stored: Stored<'_>) -> Option<&[u8]> {
         if let Stored::F32(bytes) = stored { Some(bytes) } else { None }
     }
 
     #[inline(always)]
-    fn chunks(bytes: &[u8]) -> (&[Self::Chunk], &[u8]) {
-        let (elements, _) = bytes.as_chunks::<4>();
-        let (chunks, rest) = elements.as_chunks::<LANES>();
-        (chunks, rest.as_flattened())
+    fn elements(bytes: &[u8]) -> &[Self::Raw] {
+        bytes.as_chunks().0
     }
 
     #[inline(always)]
-    fn lane(chunk: &Self::Chunk, lane: usize) -> f32 {
-        f32::from_le_bytes(chunk[lane])
-    }
-
-    #[inline(always)]
-    fn one(bytes: &[u8], index: usize) -> f32 {
-        f32::from_le_bytes(bytes.as_chunks::<4>().0[index])
+    fn widened(raw: Self::Raw) -> f32 {
+        f32::from_le_bytes(raw)
     }
 }
 
-#[derive(Clone, Copy)]
 struct Bf16;
 
 impl Element for Bf16 {
-    type Chunk = [[u8; 2]; LANES];
+    type Raw = [u8; 2];
 
     fn bytes(stored: Stored<'_>) -> Option<&[u8]> {
         if let Stored::Bf16(bytes) = stored { Some(bytes) } else { None }
     }
 
     #[inline(always)]
-    fn chunks(bytes: &[u8]) -> (&[Self::Chunk], &[u8]) {
-        let (elements, _) = bytes.as_chunks::<2>();
-        let (chunks, rest) = elements.as_chunks::<LANES>();
-        (chunks, rest.as_flattened())
+    fn elements(bytes: &[u8]) -> &[Self::Raw] {
+        bytes.as_chunks().0
     }
 
     #[inline(always)]
-    fn lane(chunk: &Self::Chunk, lane: usize) -> f32 {
-        f32::from_bits(u32::from(u16::from_le_bytes(chunk[lane])) << 16)
-    }
-
-    #[inline(always)]
-    fn one(bytes: &[u8], index: usize) -> f32 {
-        f32::from_bits(u32::from(u16::from_le_bytes(bytes.as_chunks::<2>().0[index])) << 16)
+    fn widened(raw: Self::Raw) -> f32 {
+        widened(raw)
     }
 }
 
-/// `V` vectors of type `T` on a base of type `B`.
+/// `V` vectors of type `T` on a base of type `B`. A plain loop over elements, with slices of one length and no closures
+/// over arrays: in that form the compiler makes whole registers of it.
 #[inline(always)]
 fn sum<B: Element, T: Element, const V: usize, const DIFFERENCES: bool, const ROUND: bool>(
     base: &[u8],
@@ -127,31 +107,17 @@ fn sum<B: Element, T: Element, const V: usize, const DIFFERENCES: bool, const RO
     factors: [f32; V],
     out: &mut [f32],
 ) {
-    let finish = |sum: f32| if ROUND { f32::from_bits(nearest_bf16(sum) & 0xffff_0000) } else { sum };
-    let term = |value: f32, base: f32, factor: f32| factor * if DIFFERENCES { value - base } else { value };
-    let (base_chunks, base_rest) = B::chunks(base);
-    let count = base_chunks.len();
-    let vectors = vectors.map(T::chunks);
-    let chunks = vectors.map(|(chunks, _)| &chunks[..count]);
-    let (out_chunks, out_rest) = out.as_chunks_mut::<LANES>();
-    for (index, (out, base)) in out_chunks.iter_mut().zip(base_chunks).enumerate() {
-        let base: [f32; LANES] = std::array::from_fn(|lane| B::lane(base, lane));
-        let mut sums = base;
+    let length = out.len();
+    let base = &B::elements(base)[..length];
+    let vectors = vectors.map(|bytes| &T::elements(bytes)[..length]);
+    for (index, out) in out.iter_mut().enumerate() {
+        let start = B::widened(base[index]);
+        let mut sum = start;
         for vector in 0..V {
-            let chunk = &chunks[vector][index];
-            for (lane, sum) in sums.iter_mut().enumerate() {
-                *sum += term(T::lane(chunk, lane), base[lane], factors[vector]);
-            }
+            let value = T::widened(vectors[vector][index]);
+            sum += factors[vector] * if DIFFERENCES { value - start } else { value };
         }
-        *out = sums.map(finish);
-    }
-    for (index, out) in out_rest.iter_mut().enumerate() {
-        let base = B::one(base_rest, index);
-        let mut sum = base;
-        for ((_, rest), factor) in vectors.iter().zip(factors) {
-            sum += term(T::one(rest, index), base, factor);
-        }
-        *out = finish(sum);
+        *out = if ROUND { f32::from_bits(nearest_bf16(sum) & 0xffff_0000) } else { sum };
     }
 }
 

@@ -7,8 +7,8 @@ use crate::model::ModelWeights;
 use crate::run::WeightType;
 use crate::vector::AlignmentVector;
 
-/// Elements that are taken through all terms before the next ones: their sums stay in the first-level cache, so that
-/// base and vectors pass by once.
+/// Elements that are taken through all terms before the next ones where these take several passes: their sums stay in the
+/// first-level cache, so that base and vectors still come from memory once.
 const BLOCK: usize = 1024;
 
 /// The merged weights of one point. Nothing is stored: a range is computed from the base when it is asked for,
@@ -26,31 +26,31 @@ impl MergingSource<'_> {
     /// rounding to the sweep's type. An element does not depend on the range that it is read in.
     pub(crate) fn read(&self, tensor: usize, start: usize, out: &mut [f32]) {
         let terms = self.terms(tensor);
-        let total = terms.clone().count();
+        let base = &self.base.tensors[tensor];
+        let alike = Alike::first_of(terms.clone(), tensor, start, out.len());
+        let all = alike.count == terms.clone().count();
+        let round = all && self.dtype == WeightType::Bf16;
+        // Mostly all of it in one pass.
+        if all
+            && self.dtype != WeightType::F16
+            && fused_sum(base.stored(start, out.len()), alike.terms(), round, out)
+        {
+            return;
+        }
         // A low-rank term wants whole rows, of which it computes several at a time.
         let low_rank = terms.clone().any(|(vector, _)| vector.is_low_rank(tensor));
         let block = if low_rank { out.len().max(1) } else { BLOCK };
-        let base = &self.base.tensors[tensor];
         for (index, sums) in out.chunks_mut(block).enumerate() {
             let first = start + index * block;
-            // The first vectors in one pass, where there is a form for it; others one after the other.
-            let stored = terms.clone().map_while(|(vector, factor)| {
-                let (stored, difference) = vector.stored_part(tensor, first, sums.len())?;
-                Some((stored, difference, factor))
-            });
-            let alike = Alike::first_of(stored);
-            let all = alike.count == total;
-            let round = all && self.dtype == WeightType::Bf16;
-            let fused = fused_sum(base.stored(first, sums.len()), alike.terms(), round, sums);
+            let alike = Alike::first_of(terms.clone(), tensor, first, sums.len());
+            let fused = fused_sum(base.stored(first, sums.len()), alike.terms(), false, sums);
             if !fused {
                 base.read(first, sums);
             }
             for (vector, factor) in terms.clone().skip(if fused { alike.count } else { 0 }) {
                 vector.add_scaled(tensor, first, factor, sums);
             }
-            if !(fused && round) {
-                self.dtype.round(sums);
-            }
+            self.dtype.round(sums);
         }
     }
 
@@ -83,10 +83,16 @@ struct Alike<'a> {
 }
 
 impl<'a> Alike<'a> {
-    /// The first vectors that are stored alike, at most [`MOST`].
-    fn first_of(stored: impl Iterator<Item = (Stored<'a>, bool, f32)>) -> Self {
+    /// The first vectors that are stored alike, at most [`MOST`], from element `start` of a tensor on.
+    fn first_of(
+        terms: impl Iterator<Item = (&'a AlignmentVector, f32)>,
+        tensor: usize,
+        start: usize,
+        length: usize,
+    ) -> Self {
         let mut alike = Self { vectors: [(Stored::F16, 0.0); MOST], differences: false, count: 0 };
-        for (stored, difference, factor) in stored.take(MOST) {
+        for (vector, factor) in terms.take(MOST) {
+            let Some((stored, difference)) = vector.stored_part(tensor, start, length) else { break };
             if alike.count == 0 {
                 alike.differences = difference;
             } else if difference != alike.differences || !stored.is_like(alike.vectors[0].0) {
