@@ -203,9 +203,9 @@ mod tests {
     fn encoded(values: &[f32], wide: bool) -> Vec<u8> {
         let mut bytes = vec![0; values.len() * if wide { 4 } else { 2 }];
         if wide {
-            encode_f32(values, &mut bytes)
+            encode_f32(values, &mut bytes);
         } else {
-            encode_bf16(values, &mut bytes)
+            encode_bf16(values, &mut bytes);
         }
         bytes
     }
@@ -217,9 +217,9 @@ mod tests {
     fn decoded(bytes: &[u8], wide: bool) -> Vec<f32> {
         let mut values = vec![0.0; LENGTH];
         if wide {
-            decode_f32(bytes, &mut values)
+            decode_f32(bytes, &mut values);
         } else {
-            decode_bf16(bytes, &mut values)
+            decode_bf16(bytes, &mut values);
         }
         values
     }
