@@ -153,6 +153,16 @@ pub enum EngineError {
         /// Weights fingerprint of the base at hand.
         wanted: String,
     },
+    /// A tensor of a LoRA adapter cannot be merged into this base.
+    #[error("{}: tensor `{tensor}` {problem}", path.display())]
+    AdapterTensor {
+        /// The adapter's weights.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it, to be read after its name.
+        problem: String,
+    },
     /// The tokenizer cannot be used with this model.
     #[error("{}: {reason}", path.display())]
     Tokenizer {
@@ -235,6 +245,14 @@ pub enum EngineError {
     NotEmpty {
         /// The place that would be overwritten.
         path: PathBuf,
+    },
+    /// A tensor was asked for that the model does not have.
+    #[error("the model has no tensor `{tensor}` (they are named like `{example}`)")]
+    NoTensor {
+        /// The name asked for.
+        tensor: String,
+        /// A tensor that the model has.
+        example: String,
     },
     /// Prepared items belong to another model than the engine's.
     #[error("these items were prepared for model {found}, but the engine holds {wanted}")]

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! - `model`, `files`, `text`: a Hugging Face folder, parsed and checked whole before anything is computed.
-//! - `vector`: alignment vectors as delta files or aligned folders; extracting and inspecting them.
+//! - `vector`: alignment vectors as delta files, aligned folders or LoRA adapters; extracting and inspecting them.
 //! - `merge`: `cast(base + Σ cᵢ·AVᵢ)`, always from the base (law 1), read piece by piece by whoever needs weights.
 //! - `decoder`, `kernels`: the forward pass on CPU over packed token forests.
 //! - `run`: the engine at a point.

@@ -6,12 +6,12 @@ use clap::{Args, Subcommand, ValueEnum};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum VectorCommand {
-    /// Write aligned − base as a delta safetensors file, tensor by tensor.
+    /// Write aligned − base as a delta safetensors file, tensor by tensor. A LoRA adapter's products are written out.
     Extract {
         /// The base model's folder.
         #[arg(long, value_name = "DIR")]
         base: PathBuf,
-        /// The aligned model's folder.
+        /// The aligned model's folder, or a PEFT LoRA adapter's.
         #[arg(long, value_name = "DIR")]
         aligned: PathBuf,
         /// The file to write.
@@ -23,10 +23,10 @@ pub(crate) enum VectorCommand {
     },
     /// Norms per tensor and layer, cosines between vectors, share of what changed.
     Inspect {
-        /// Delta files or aligned folders.
+        /// Delta files, aligned models' folders or LoRA adapters' folders.
         #[arg(required = true, value_name = "VECTOR")]
         vectors: Vec<PathBuf>,
-        /// The base, for relative norms; needed for aligned folders.
+        /// The base, for relative norms; needed for folders.
         #[arg(long, value_name = "DIR")]
         base: Option<PathBuf>,
         /// Print every tensor, not only layers.

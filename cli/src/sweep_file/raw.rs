@@ -15,7 +15,8 @@ pub(super) struct RawSweep {
     pub name: String,
     /// The base model.
     pub model: RawModel,
-    /// Alignment vectors by name: an aligned model folder or a delta safetensors file, by path or s3://bucket/key.
+    /// Alignment vectors by name: an aligned model folder, a PEFT LoRA adapter folder or a delta safetensors file, by path
+    /// or s3://bucket/key.
     #[schemars(with = "BTreeMap<String, String>")]
     pub vectors: serde_json::Map<String, serde_json::Value>,
     /// Coefficients by name, in the order in which points list their values.

@@ -115,21 +115,18 @@ impl Weights {
         }
         plain(&mut pieces, self.final_norm.tensor, 0, &mut self.final_norm.weight, offset);
         stacked(&mut pieces, &mut self.head);
-        pieces.into_par_iter().for_each_init(
-            || (Vec::new(), Vec::new()),
-            |(rows, scratch), piece| match piece {
-                Piece::Plain { tensor, start, out, offset } => {
-                    source.read(tensor, start, out, scratch);
-                    if offset != 0.0 {
-                        out.iter_mut().for_each(|value| *value += offset);
-                    }
+        pieces.into_par_iter().for_each_init(Vec::new, |rows, piece| match piece {
+            Piece::Plain { tensor, start, out, offset } => {
+                source.read(tensor, start, out);
+                if offset != 0.0 {
+                    out.iter_mut().for_each(|value| *value += offset);
                 }
-                Piece::Panel { parts, row, inputs, out } => {
-                    let count = read_rows(source, parts, row, inputs, rows, scratch);
-                    pack_panel(&rows[..count * inputs], inputs, out);
-                }
-            },
-        );
+            }
+            Piece::Panel { parts, row, inputs, out } => {
+                let count = read_rows(source, parts, row, inputs, rows);
+                pack_panel(&rows[..count * inputs], inputs, out);
+            }
+        });
     }
 
     /// Writes the embedding of `token` to `row`.
@@ -191,7 +188,6 @@ fn read_rows(
     row: usize,
     inputs: usize,
     rows: &mut Vec<f32>,
-    scratch: &mut Vec<f32>,
 ) -> usize {
     rows.resize(PANEL * inputs, 0.0);
     let mut skipped = 0;
@@ -202,7 +198,7 @@ fn read_rows(
         if first < height && count < PANEL {
             let taken = (height - first).min(PANEL - count);
             let out = &mut rows[count * inputs..(count + taken) * inputs];
-            source.read(part.tensor, (part.rows.start + first) * inputs, out, scratch);
+            source.read(part.tensor, (part.rows.start + first) * inputs, out);
             count += taken;
         }
         skipped += height;

@@ -38,6 +38,11 @@ impl JsonFile {
         field.split('.').try_fold(&self.root, |value, key| value.get(key)).filter(|value| !value.is_null())
     }
 
+    /// Every field of the object, in the file's order.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.root.as_object().into_iter().flatten().map(|(field, value)| (field.as_str(), value))
+    }
+
     /// A positive integer that must be there.
     pub(crate) fn size(&self, field: &str) -> Result<usize, EngineError> {
         self.optional_size(field)?.ok_or_else(|| self.wrong(field, "a positive integer"))

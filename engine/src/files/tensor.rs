@@ -1,8 +1,7 @@
 //! One memory-mapped safetensors file, and the tensors in it as f32 readers.
 
-use crate::EngineError;
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
+use crate::kernels::Stored;
+use crate::{EngineError, kernels};
 use memmap2::Mmap;
 #[cfg(unix)]
 use memmap2::UncheckedAdvice;
@@ -60,39 +59,30 @@ impl StoredType {
     pub(crate) fn decode(self, bytes: &[u8], out: &mut [f32]) {
         debug_assert_eq!(bytes.len(), out.len() * self.size());
         match self {
-            Self::F32 => {
-                for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *value = f32::from_le_bytes(*raw);
-                }
-            }
-            Self::BF16 => {
-                for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *value = f32::from_bits(u32::from(u16::from_le_bytes(*raw)) << 16);
-                }
-            }
-            Self::F16 => {
-                // Through a small aligned buffer, so that `half` can convert with F16C where there is one.
-                let mut aligned = [f16::ZERO; 256];
-                for (values, raw) in out.chunks_mut(256).zip(bytes.chunks(512)) {
-                    for (one, two) in aligned.iter_mut().zip(raw.as_chunks::<2>().0) {
-                        *one = f16::from_le_bytes(*two);
-                    }
-                    aligned[..values.len()].convert_to_f32_slice(values);
-                }
-            }
+            Self::F32 => kernels::decode_f32(bytes, out),
+            Self::BF16 => kernels::decode_bf16(bytes, out),
+            Self::F16 => kernels::decode_f16(bytes, out),
         }
     }
 
-    /// Appends `values` as little-endian elements, each rounded to nearest, ties to even.
-    pub(crate) fn encode(self, values: &[f32], out: &mut Vec<u8>) {
+    /// `sums += factor · x` for the little-endian elements in `bytes`, exactly `sums.len()` of them.
+    fn add_scaled(self, bytes: &[u8], factor: f32, sums: &mut [f32]) {
+        debug_assert_eq!(bytes.len(), sums.len() * self.size());
         match self {
-            Self::F32 => values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes())),
-            Self::F16 => {
-                values.iter().for_each(|value| out.extend_from_slice(&f16::from_f32(*value).to_le_bytes()));
-            }
-            Self::BF16 => {
-                values.iter().for_each(|value| out.extend_from_slice(&bf16::from_f32(*value).to_le_bytes()));
-            }
+            Self::F32 => kernels::add_scaled_f32(bytes, factor, sums),
+            Self::BF16 => kernels::add_scaled_bf16(bytes, factor, sums),
+            Self::F16 => kernels::add_scaled_f16(bytes, factor, sums),
+        }
+    }
+
+    /// Writes `values` as little-endian elements, each rounded to nearest, ties to even; `bytes` has room for exactly
+    /// them.
+    pub(crate) fn encode(self, values: &[f32], bytes: &mut [u8]) {
+        debug_assert_eq!(bytes.len(), values.len() * self.size());
+        match self {
+            Self::F32 => kernels::encode_f32(values, bytes),
+            Self::BF16 => kernels::encode_bf16(values, bytes),
+            Self::F16 => kernels::encode_f16(values, bytes),
         }
     }
 }
@@ -125,10 +115,27 @@ impl StoredTensor {
         &self.map[self.bytes.clone()]
     }
 
+    /// `length` elements from element `start` on, for the kernels.
+    pub(crate) fn stored(&self, start: usize, length: usize) -> Stored<'_> {
+        let size = self.dtype.size();
+        let bytes = &self.bytes()[start * size..(start + length) * size];
+        match self.dtype {
+            StoredType::F32 => Stored::F32(bytes),
+            StoredType::F16 => Stored::F16,
+            StoredType::BF16 => Stored::Bf16(bytes),
+        }
+    }
+
     /// Reads `out.len()` elements from element `start` on, as f32.
     pub(crate) fn read(&self, start: usize, out: &mut [f32]) {
         let size = self.dtype.size();
         self.dtype.decode(&self.bytes()[start * size..(start + out.len()) * size], out);
+    }
+
+    /// `sums += factor · x` for `sums.len()` elements from element `start` on.
+    pub(crate) fn add_scaled(&self, start: usize, factor: f32, sums: &mut [f32]) {
+        let size = self.dtype.size();
+        self.dtype.add_scaled(&self.bytes()[start * size..(start + sums.len()) * size], factor, sums);
     }
 
     /// Lets the pages of a large tensor go, so that passing over a model once does not keep it in memory. They come

@@ -81,15 +81,34 @@ impl TensorWriter {
     /// # Panics
     /// When more elements are appended than were announced: a mistake of this crate, not of its input.
     pub(crate) fn append(&mut self, values: &[f32]) -> Result<(), EngineError> {
+        let dtype = self.advance(values.len());
+        self.scratch.resize(values.len() * dtype.size(), 0);
+        dtype.encode(values, &mut self.scratch);
+        self.file.write_all(&self.scratch).map_err(EngineError::io("write", &self.path))
+    }
+
+    /// As [`append`](Self::append), for elements that are encoded in the tensor's type already.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`].
+    ///
+    /// # Panics
+    /// When more elements are appended than were announced: a mistake of this crate, not of its input.
+    pub(crate) fn append_encoded(&mut self, bytes: &[u8], elements: usize) -> Result<(), EngineError> {
+        let dtype = self.advance(elements);
+        debug_assert_eq!(bytes.len(), elements * dtype.size());
+        self.file.write_all(bytes).map_err(EngineError::io("write", &self.path))
+    }
+
+    /// Counts elements of the next tensor that is not complete; its type.
+    fn advance(&mut self, elements: usize) -> StoredType {
         while self.pending.front().is_some_and(|(_, left)| *left == 0) {
             self.pending.pop_front();
         }
         let (dtype, left) =
             self.pending.front_mut().expect("no more tensors are appended than were announced");
-        *left = left.checked_sub(values.len()).expect("a piece belongs to one tensor");
-        self.scratch.clear();
-        dtype.encode(values, &mut self.scratch);
-        self.file.write_all(&self.scratch).map_err(EngineError::io("write", &self.path))
+        *left = left.checked_sub(elements).expect("a piece belongs to one tensor");
+        *dtype
     }
 
     /// Flushes, syncs and renames into place.

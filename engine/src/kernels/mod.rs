@@ -1,4 +1,5 @@
-//! CPU kernels over plain f32 slices: matrix products on packed weights, and the fused rest of a decoder layer.
+//! CPU kernels over plain slices: matrix products on packed weights, the fused rest of a decoder layer, and the
+//! passes of a merge.
 //!
 //! **Every row is computed on its own**, by the same sequence of operations whatever other rows are in the batch,
 //! however the work is blocked and by however many threads. So batched results equal one-by-one results bit for
@@ -8,15 +9,24 @@
 //! targets. `FUSED` says whether multiply-add is one instruction.
 
 mod attention;
+mod elementwise;
 mod exp;
+mod fused_sum;
 mod gemm;
 mod layer;
+mod low_rank;
 mod packed;
 mod softmax;
 
 pub(crate) use attention::{PackedHead, Queries, Visible, attend, head_sizes, store_position};
+pub(crate) use elementwise::{
+    add_scaled_bf16, add_scaled_difference, add_scaled_f16, add_scaled_f32, decode_bf16, decode_f16,
+    decode_f32, encode_bf16, encode_f16, encode_f32, round_bf16, round_f16,
+};
+pub(crate) use fused_sum::{MOST, Stored, Terms, fused_sum};
 pub(crate) use gemm::gemm;
 pub(crate) use layer::{geglu, rms_norm, rms_norm_in_place, rotate, soft_cap, swiglu};
+pub(crate) use low_rank::LowRank;
 pub(crate) use packed::{PANEL, PackedMatrix, pack_panel};
 pub(crate) use softmax::RunningSoftmax;
 

@@ -53,7 +53,7 @@ impl SimpleBackend for CandleSource {
             point: &self.point,
             dtype: self.dtype,
         };
-        source.read(index, 0, &mut values, &mut Vec::new());
+        source.read(index, 0, &mut values);
         Tensor::from_vec(values, self.base.layout.tensors[index].shape.as_slice(), device)?.to_dtype(dtype)
     }
 

@@ -7,18 +7,21 @@ use crate::files::{TensorHeader, TensorWriter};
 use crate::model::ModelWeights;
 use crate::run::WeightType;
 use crate::vector::AlignmentVector;
+use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Elements that are merged and written together.
-const PIECE: usize = 1 << 18;
+const PIECE: usize = 1 << 20;
+/// Elements of a piece that one task merges.
+const PART: usize = 1 << 16;
 
 /// A point of a model, to be written as a model of its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MergedModel {
     /// The base model's folder.
     pub base: PathBuf,
-    /// Delta files or aligned folders.
+    /// Delta files, aligned folders or LoRA adapters.
     pub vectors: Vec<PathBuf>,
     /// The knobs.
     pub coefficients: Vec<Coefficient>,
@@ -67,7 +70,7 @@ pub fn merge_to_folder(model: &MergedModel, out: &Path) -> Result<(), EngineErro
         .collect::<Result<Vec<_>, _>>()?;
     let plan = MergePlan::new(&model.coefficients, &base.layout, vectors.len())?;
     let point = plan.checked_point(&model.point)?;
-    // The writer rounds to each tensor's own type; the source hands out the f32 sums.
+    // Rounded once, to each tensor's own type, when it is encoded.
     let source =
         MergingSource { base: &base, vectors: &vectors, plan: &plan, point: &point, dtype: WeightType::F32 };
 
@@ -83,12 +86,16 @@ pub fn merge_to_folder(model: &MergedModel, out: &Path) -> Result<(), EngineErro
         })
         .collect();
     let mut writer = TensorWriter::create(&out.join("model.safetensors"), &[("format", "pt")], &headers)?;
-    let (mut piece, mut scratch) = (Vec::new(), Vec::new());
+    let mut piece = Vec::new();
     for (index, tensor) in base.tensors.iter().enumerate() {
+        let size = tensor.dtype.size();
         for start in (0..tensor.len()).step_by(PIECE) {
-            piece.resize(PIECE.min(tensor.len() - start), 0.0);
-            source.read(index, start, &mut piece, &mut scratch);
-            writer.append(&piece)?;
+            let elements = PIECE.min(tensor.len() - start);
+            piece.resize(elements * size, 0);
+            piece.par_chunks_mut(PART * size).enumerate().for_each(|(part, bytes)| {
+                source.write(index, start + part * PART, tensor.dtype, bytes);
+            });
+            writer.append_encoded(&piece, elements)?;
         }
         tensor.release();
         vectors.iter().for_each(|vector| vector.release(index));

@@ -14,8 +14,12 @@ use crate::vector::AlignmentVector;
 use crate::{EngineError, ItemError};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
+use rayon::prelude::*;
 use std::fmt;
 use std::sync::Arc;
+
+/// Elements of a tensor that one task merges.
+const PART: usize = 1 << 16;
 
 /// Merges and evaluates points. Always holds the merged model of some point: the base's at first.
 ///
@@ -129,6 +133,37 @@ impl Engine {
             dtype: self.dtype,
         };
         VarBuilder::from_backend(Box::new(source), dtype, device.clone())
+    }
+
+    /// Fills `bytes` with a tensor of the present point's model: little-endian elements of the sweep's type, row-major.
+    /// One parallel pass over base and vectors; what the buffer held is replaced, its memory used again.
+    ///
+    /// # Errors
+    /// [`EngineError::NoTensor`].
+    pub fn merged_tensor(&self, name: &str, bytes: &mut Vec<u8>) -> Result<(), EngineError> {
+        let layout = &self.base.weights.layout;
+        let index = layout.tensors.iter().position(|spec| spec.name == name);
+        let index = index.ok_or_else(|| EngineError::NoTensor {
+            tensor: name.to_owned(),
+            example: layout.example().to_owned(),
+        })?;
+        let stored = self.dtype.stored();
+        bytes.resize(self.base.weights.tensors[index].len() * stored.size(), 0);
+        let source = self.source();
+        bytes.par_chunks_mut(PART * stored.size()).enumerate().for_each(|(part, bytes)| {
+            source.write(index, part * PART, stored, bytes);
+        });
+        Ok(())
+    }
+
+    fn source(&self) -> MergingSource<'_> {
+        MergingSource {
+            base: &self.base.weights,
+            vectors: &self.vectors,
+            plan: &self.plan,
+            point: &self.point,
+            dtype: self.dtype,
+        }
     }
 
     /// The tokens that a conversation's prompt becomes.

@@ -1,7 +1,7 @@
 //! The type that merged weights are rounded to.
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
+use crate::files::StoredType;
+use crate::kernels::{round_bf16, round_f16};
 
 /// The sweep's weight type: merged weights are rounded to it once, at the end of the merge.
 ///
@@ -33,50 +33,21 @@ impl WeightType {
         [Self::F32, Self::Bf16, Self::F16].into_iter().find(|known| known.name() == name)
     }
 
+    /// The same type in a file.
+    pub(crate) fn stored(self) -> StoredType {
+        match self {
+            Self::F32 => StoredType::F32,
+            Self::Bf16 => StoredType::BF16,
+            Self::F16 => StoredType::F16,
+        }
+    }
+
     /// Rounds in place, to nearest, ties to even.
     pub(crate) fn round(self, values: &mut [f32]) {
         match self {
             Self::F32 => {}
-            Self::Bf16 => {
-                for value in values {
-                    // Finite inputs only, so the carry of the rounding never meets a NaN.
-                    let bits = value.to_bits();
-                    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-                    *value = f32::from_bits(nearest & 0xffff_0000);
-                }
-            }
-            Self::F16 => {
-                let mut narrow = [f16::ZERO; 256];
-                for block in values.chunks_mut(256) {
-                    let narrow = &mut narrow[..block.len()];
-                    narrow.convert_from_f32_slice(block);
-                    narrow.convert_to_f32_slice(block);
-                }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rounding_is_that_of_the_half_crate() {
-        let values: Vec<f32> = (0..100_000_u32)
-            .map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761)))
-            .filter(|value| value.abs() < 60_000.0)
-            .chain([0.0, -0.0, 1.0, 1.003_906_2, 1.011_718_8, -2.5])
-            .collect();
-        let mut rounded = values.clone();
-        WeightType::Bf16.round(&mut rounded);
-        for (value, rounded) in values.iter().zip(&rounded) {
-            assert_eq!(half::bf16::from_f32(*value).to_f32().to_bits(), rounded.to_bits(), "{value}");
-        }
-        let mut rounded = values.clone();
-        WeightType::F16.round(&mut rounded);
-        for (value, rounded) in values.iter().zip(&rounded) {
-            assert_eq!(f16::from_f32(*value).to_f32().to_bits(), rounded.to_bits(), "{value}");
+            Self::Bf16 => round_bf16(values),
+            Self::F16 => round_f16(values),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Extracting a delta file from a base and an aligned model, piece by piece.
 
-use super::aligned::open_aligned;
 use super::delta::{BASE_KEY, FORMAT, FORMAT_KEY, UNCHANGED_KEY, UNCHANGED_OMITTED};
+use super::open::AlignmentVector;
 use crate::EngineError;
-use crate::files::{StoredTensor, StoredType, TensorHeader, TensorWriter};
+use crate::files::{StoredType, TensorHeader, TensorWriter};
 use crate::model::ModelWeights;
-use rayon::prelude::*;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Elements that are subtracted and written together.
 const PIECE: usize = 1 << 18;
@@ -32,7 +32,8 @@ pub struct Extracted {
     pub elements: usize,
 }
 
-/// Writes `aligned − base` to a new safetensors file, f32 by default.
+/// Writes `aligned − base` to a new safetensors file, f32 by default. `aligned` is an aligned model's folder, or a LoRA
+/// adapter's, whose products are then written out.
 ///
 /// Tensors that did not change are left out, which the file's metadata says, next to the fingerprint of the
 /// base's weights. Weights are mapped, not loaded: the memory used is a few megabytes, whatever the model's size.
@@ -44,21 +45,20 @@ pub fn extract(base: &Path, aligned: &Path, out: &Path, dtype: DeltaType) -> Res
     if out.exists() {
         return Err(EngineError::NotEmpty { path: out.to_path_buf() });
     }
-    let base = ModelWeights::open(base)?;
-    let aligned = open_aligned(aligned, &base)?;
-    aligned.par_iter().try_for_each(StoredTensor::check_finite)?;
-    let changed: Vec<(&StoredTensor, &StoredTensor)> =
-        aligned.iter().zip(&base.tensors).filter(|(aligned, base)| differ(aligned, base)).collect();
+    let base = Arc::new(ModelWeights::open(base)?);
+    let vector = AlignmentVector::open_against(aligned, &base)?;
+    let tensors = &base.layout.tensors;
+    let changed: Vec<usize> = (0..tensors.len()).filter(|&index| vector.is_changed(index)).collect();
     let stored = match dtype {
         DeltaType::F32 => StoredType::F32,
         DeltaType::Bf16 => StoredType::BF16,
     };
     let headers: Vec<TensorHeader> = changed
         .iter()
-        .map(|(tensor, _)| TensorHeader {
-            name: tensor.name.to_string(),
+        .map(|&index| TensorHeader {
+            name: tensors[index].name.clone(),
             dtype: stored,
-            shape: tensor.shape.clone(),
+            shape: tensors[index].shape.clone(),
         })
         .collect();
     let metadata = [
@@ -68,49 +68,23 @@ pub fn extract(base: &Path, aligned: &Path, out: &Path, dtype: DeltaType) -> Res
         (UNCHANGED_KEY, UNCHANGED_OMITTED),
     ];
     let mut writer = TensorWriter::create(out, &metadata, &headers)?;
-    for (aligned, base) in &changed {
-        for_pieces(aligned, base, |difference| writer.append(difference))?;
+    let mut delta = Vec::new();
+    let mut elements = 0;
+    for &index in &changed {
+        let length = base.tensors[index].len();
+        elements += length;
+        for start in (0..length).step_by(PIECE) {
+            delta.resize(PIECE.min(length - start), 0.0);
+            vector.read(index, start, &mut delta);
+            writer.append(&delta)?;
+        }
+        base.tensors[index].release();
+        vector.release(index);
     }
     writer.finish()?;
     Ok(Extracted {
         changed_tensors: changed.len(),
-        unchanged_tensors: aligned.len() - changed.len(),
-        elements: changed.iter().map(|(tensor, _)| tensor.len()).sum(),
+        unchanged_tensors: tensors.len() - changed.len(),
+        elements,
     })
-}
-
-/// Calls `take` with aligned − base, piece by piece.
-fn for_pieces(
-    aligned: &StoredTensor,
-    base: &StoredTensor,
-    mut take: impl FnMut(&[f32]) -> Result<(), EngineError>,
-) -> Result<(), EngineError> {
-    let mut difference = vec![0.0; PIECE.min(aligned.len())];
-    let mut subtrahend = difference.clone();
-    for start in (0..aligned.len()).step_by(PIECE) {
-        let length = PIECE.min(aligned.len() - start);
-        aligned.read(start, &mut difference[..length]);
-        base.read(start, &mut subtrahend[..length]);
-        difference.iter_mut().zip(&subtrahend).for_each(|(aligned, base)| *aligned -= base);
-        take(&difference[..length])?;
-    }
-    aligned.release();
-    base.release();
-    Ok(())
-}
-
-/// Whether any weight differs; stored types may differ between the two.
-fn differ(aligned: &StoredTensor, base: &StoredTensor) -> bool {
-    if aligned.dtype == base.dtype {
-        let changed = aligned.bytes() != base.bytes();
-        aligned.release();
-        base.release();
-        return changed;
-    }
-    let mut changed = false;
-    let result = for_pieces(aligned, base, |difference| {
-        changed |= difference.iter().any(|&value| value != 0.0);
-        Ok(())
-    });
-    result.is_err() || changed
 }

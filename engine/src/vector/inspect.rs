@@ -1,13 +1,13 @@
 //! What alignment vectors look like: norms, directions, how much of the model they touch.
 
-use super::aligned::open_aligned;
-use super::delta::open_delta;
+use super::open::AlignmentVector;
 use crate::EngineError;
 use crate::files::{StoredTensor, TensorFile};
 use crate::model::ModelWeights;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Elements that are read together.
 const PIECE: usize = 1 << 16;
@@ -74,13 +74,25 @@ pub struct InspectReport {
 enum Delta {
     Unchanged,
     Stored(StoredTensor),
-    Aligned(StoredTensor),
+    /// A layout tensor of a vector that was opened against the base.
+    Opened(AlignmentVector, usize),
 }
 
 impl Delta {
+    /// Elements `start..start + out.len()`.
+    fn read(&self, start: usize, out: &mut [f32]) {
+        match self {
+            Self::Unchanged => out.fill(0.0),
+            Self::Stored(tensor) => tensor.read(start, out),
+            Self::Opened(vector, tensor) => vector.read(*tensor, start, out),
+        }
+    }
+
     fn release(&self) {
-        if let Self::Stored(tensor) | Self::Aligned(tensor) = self {
-            tensor.release();
+        match self {
+            Self::Unchanged => {}
+            Self::Stored(tensor) => tensor.release(),
+            Self::Opened(vector, tensor) => vector.release(*tensor),
         }
     }
 }
@@ -101,17 +113,17 @@ struct Sums {
     products: Vec<f64>,
 }
 
-/// Reads vectors (delta files, or aligned folders where a base is given) and compares them.
+/// Reads vectors (delta files, or aligned folders and LoRA adapters where a base is given) and compares them.
 ///
 /// With a base, everything is checked against it and norms are also given relative to it; without one, only delta
 /// files can be read, and an absent tensor counts as unchanged.
 ///
 /// # Errors
-/// Those of opening the base and the vectors; [`EngineError::MissingFile`] for an aligned folder without a base;
+/// Those of opening the base and the vectors; [`EngineError::MissingFile`] for a folder without a base;
 /// [`EngineError::Shape`] when two delta files disagree about a tensor.
 pub fn inspect(base: Option<&Path>, vectors: &[PathBuf]) -> Result<InspectReport, EngineError> {
     let columns = match base {
-        Some(folder) => against_base(&ModelWeights::open(folder)?, vectors)?,
+        Some(folder) => against_base(&Arc::new(ModelWeights::open(folder)?), vectors)?,
         None => deltas_alone(vectors)?,
     };
     let sums: Vec<Sums> = columns.par_iter().map(|column| column.sums(vectors.len())).collect();
@@ -130,7 +142,7 @@ pub fn inspect(base: Option<&Path>, vectors: &[PathBuf]) -> Result<InspectReport
     })
 }
 
-fn against_base(base: &ModelWeights, vectors: &[PathBuf]) -> Result<Vec<Column>, EngineError> {
+fn against_base(base: &Arc<ModelWeights>, vectors: &[PathBuf]) -> Result<Vec<Column>, EngineError> {
     let mut columns: Vec<Column> = base
         .tensors
         .iter()
@@ -142,17 +154,11 @@ fn against_base(base: &ModelWeights, vectors: &[PathBuf]) -> Result<Vec<Column>,
         })
         .collect();
     for path in vectors {
-        let deltas: Vec<Delta> = if path.is_dir() {
-            open_aligned(path, base)?.into_iter().map(Delta::Aligned).collect()
-        } else {
-            let deltas = open_delta(path, base)?.into_iter();
-            deltas.map(|delta| delta.map_or(Delta::Unchanged, Delta::Stored)).collect()
-        };
-        for (column, delta) in columns.iter_mut().zip(deltas) {
-            column.deltas.push(delta);
+        let vector = AlignmentVector::open_against(path, base)?;
+        for (index, column) in columns.iter_mut().enumerate() {
+            column.deltas.push(Delta::Opened(vector.clone(), index));
         }
     }
-    check_finite(&columns)?;
     Ok(columns)
 }
 
@@ -162,8 +168,7 @@ fn deltas_alone(vectors: &[PathBuf]) -> Result<Vec<Column>, EngineError> {
         if path.is_dir() {
             return Err(EngineError::MissingFile {
                 path: path.clone(),
-                wanted: "delta file (an aligned model's folder can only be inspected against its base)"
-                    .to_owned(),
+                wanted: "delta file (folders can only be inspected against their base)".to_owned(),
             });
         }
         for (name, tensor) in TensorFile::open(path)?.tensors {
@@ -185,15 +190,14 @@ fn deltas_alone(vectors: &[PathBuf]) -> Result<Vec<Column>, EngineError> {
     let mut columns: Vec<Column> = columns.into_values().collect();
     columns.iter_mut().for_each(|column| column.deltas.resize_with(vectors.len(), || Delta::Unchanged));
     columns.sort_by_cached_key(|column| model_order(&column.name));
-    check_finite(&columns)?;
+    for column in &columns {
+        for delta in &column.deltas {
+            if let Delta::Stored(tensor) = delta {
+                tensor.check_finite()?;
+            }
+        }
+    }
     Ok(columns)
-}
-
-fn check_finite(columns: &[Column]) -> Result<(), EngineError> {
-    columns.iter().flat_map(|column| &column.deltas).try_for_each(|delta| match delta {
-        Delta::Unchanged => Ok(()),
-        Delta::Stored(tensor) | Delta::Aligned(tensor) => tensor.check_finite(),
-    })
 }
 
 /// Names sorted with numbers as numbers: layer 10 after layer 9.
@@ -215,16 +219,8 @@ impl Column {
                 sums.base_squares += dot(&base, &base);
             }
             for (values, delta) in deltas.iter_mut().zip(&self.deltas) {
-                values.clear();
                 values.resize(length, 0.0);
-                match delta {
-                    Delta::Unchanged => {}
-                    Delta::Stored(tensor) => tensor.read(start, values),
-                    Delta::Aligned(tensor) => {
-                        tensor.read(start, values);
-                        values.iter_mut().zip(&base).for_each(|(aligned, base)| *aligned -= base);
-                    }
-                }
+                delta.read(start, values);
             }
             for a in 0..vectors {
                 sums.changed[a] += deltas[a].iter().filter(|&&value| value != 0.0).count() as u64;

@@ -1,9 +1,10 @@
-//! Alignment vectors: opened and checked, extracted from an aligned model, inspected.
+//! Alignment vectors (delta files, aligned models, LoRA adapters): opened and checked, extracted, inspected.
 
 mod aligned;
 mod delta;
 mod extract;
 mod inspect;
+mod lora;
 mod open;
 
 pub use extract::{DeltaType, Extracted, extract};

@@ -305,14 +305,3 @@ fn points_and_coefficients_that_do_not_fit_are_refused() {
     assert_names(&engine.merge(&[0.1, 0.2]).unwrap_err().to_string(), &["2", "wanted 1"]);
     assert_names(&engine.merge(&[f64::NAN]).unwrap_err().to_string(), &["alpha", "NaN"]);
 }
-
-#[test]
-fn a_lora_adapter_is_refused_by_name() {
-    let family = RandomFamily::new(&SMALL, 0);
-    let adapter = family.folder.path().join("adapter");
-    std::fs::create_dir(&adapter).unwrap();
-    std::fs::write(adapter.join("adapter_config.json"), r#"{"peft_type": "LORA"}"#).unwrap();
-    let error =
-        AlignmentVector::open(&adapter, &BaseModel::open(&family.base).unwrap()).unwrap_err().to_string();
-    assert_names(&error, &["adapter_config.json", "peft_type", "LORA"]);
-}

@@ -8,6 +8,7 @@ mod common;
 mod families;
 mod generation;
 mod goldens;
+mod lora;
 mod merging;
 mod scoring;
 mod vectors;

@@ -132,3 +132,55 @@ fn an_export_keeps_ties_and_refuses_an_occupied_folder() {
     let error = merge_to_folder(&request, &out).unwrap_err().to_string();
     assert!(error.contains("merged"), "{error}");
 }
+
+/// More vectors than pass together, a folder among the files: summed here one after the other.
+#[test]
+fn a_merge_of_many_vectors_in_different_forms_is_the_sum_in_coefficient_order() {
+    let mut family = RandomFamily::new(&SMALL, 5);
+    let aligned = family.folder.path().join("aligned");
+    merge_to_folder(&MergedModel::weighted(&family.base, &[(family.vectors[1].clone(), 1.0)]), &aligned)
+        .unwrap();
+    let base = random_weights(&SMALL, 1, 1.0);
+    let mut sum = base.clone();
+    let point = [0.37_f64, -1.2, 0.05, 0.6, -0.2];
+    for (index, factor) in point.iter().enumerate() {
+        let deltas = random_weights(&SMALL, 100 + index as u64, 0.1);
+        for (((_, _, sum), (_, _, delta)), (_, _, base)) in sum.iter_mut().zip(deltas).zip(&base) {
+            for ((sum, delta), base) in sum.iter_mut().zip(delta).zip(base) {
+                let delta = if index == 1 { (base + delta) - base } else { delta };
+                *sum += *factor as f32 * delta;
+            }
+        }
+    }
+    let by_hand = RandomFamily::new(&SMALL, 0);
+    write_tensors(&by_hand.base.join("model.safetensors"), &sum);
+    family.vectors[1] = aligned;
+    let coefficients: Vec<_> = (0..5).map(|index| Coefficient::whole(format!("c{index}"), index)).collect();
+    for dtype in [WeightType::F32, WeightType::Bf16, WeightType::F16] {
+        let mut engine = open(&family, &coefficients, dtype);
+        engine.merge(&point).unwrap();
+        assert_eq!(logits(&engine), logits(&open(&by_hand, &[], dtype)), "{dtype:?}");
+    }
+}
+
+#[test]
+fn a_tensor_alone_is_the_exported_models() {
+    let family = RandomFamily::new(&SMALL, 3);
+    let point = [0.37, -1.2, 0.05];
+    let weighted: Vec<_> = family.vectors.iter().cloned().zip(point).collect();
+    let out = family.folder.path().join("merged");
+    merge_to_folder(&MergedModel::weighted(&family.base, &weighted), &out).unwrap();
+    let file = std::fs::read(out.join("model.safetensors")).unwrap();
+    let mut engine = open(&family, &three(), WeightType::F32);
+    engine.merge(&point).unwrap();
+    let names: Vec<String> = engine.base().tensor_names().map(str::to_owned).collect();
+    let mut bytes = Vec::new();
+    let mut all = Vec::new();
+    for name in &names {
+        engine.merged_tensor(name, &mut bytes).unwrap();
+        all.extend_from_slice(&bytes);
+    }
+    assert!(file.ends_with(&all), "the file's data is its tensors in the engine's order");
+    let error = engine.merged_tensor("lm_head.bias", &mut bytes).unwrap_err().to_string();
+    assert!(error.contains("lm_head.bias"), "{error}");
+}

@@ -1,0 +1,31 @@
+//! The engine's speed and memory, each subcommand one measurement; see `README.md`.
+
+mod memory;
+mod merge;
+mod model;
+mod timing;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measures the engine.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Merging a bf16 base and bf16 vectors, beside copying as many bytes.
+    Merge(merge::MergeArguments),
+    /// Peak memory beside what weights and key/value caches take; every run is a process of its own.
+    Memory(memory::MemoryArguments),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().what {
+        What::Merge(arguments) => merge::run(&arguments),
+        What::Memory(arguments) => memory::run(&arguments),
+    }
+}
