@@ -8,6 +8,9 @@
 #     --build-arg BUILD_IMAGE=nvidia/cuda:13.0.1-devel-ubuntu24.04 \
 #     --build-arg RUNTIME_IMAGE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 .
 #
+# That image's avsweep is linked to the driver's library, which the NVIDIA container toolkit brings: it runs on GPU
+# machines only.
+#
 # BUILD_IMAGE needs a C compiler and CA certificates, RUNTIME_IMAGE a glibc no older than BUILD_IMAGE's and bash.
 ARG RUST_IMAGE=rust:1.95-trixie
 ARG BUILD_IMAGE=${RUST_IMAGE}

@@ -254,6 +254,39 @@ pub enum EngineError {
         /// A tensor that the model has.
         example: String,
     },
+    /// The device that was asked for cannot be used.
+    #[error("cannot compute on {wanted}: {reason}")]
+    NoDevice {
+        /// What was asked for.
+        wanted: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The device's memory does not suffice; less at a time may fit.
+    #[error("out of memory on the device while {doing}: {reason}")]
+    OutOfMemory {
+        /// What was being done.
+        doing: &'static str,
+        /// What the device said.
+        reason: String,
+    },
+    /// The device failed.
+    #[error("the device failed while {doing}")]
+    Device {
+        /// What was being done.
+        doing: &'static str,
+        /// candle's reason.
+        #[source]
+        source: Box<candle_core::Error>,
+    },
+    /// More coefficients act on one tensor than a device's kernel takes.
+    #[error("{found} coefficients act on one tensor, wanted at most {wanted} on this device")]
+    Terms {
+        /// Coefficients that act on it.
+        found: usize,
+        /// The kernel's limit.
+        wanted: usize,
+    },
     /// Prepared items belong to another model than the engine's.
     #[error("these items were prepared for model {found}, but the engine holds {wanted}")]
     OtherModel {
@@ -301,6 +334,12 @@ pub enum ItemError {
         tokens: usize,
         /// `max_position_embeddings`.
         context: usize,
+    },
+    /// The device failed on this item alone.
+    #[error("{reason}")]
+    Device {
+        /// What failed, and what the device said.
+        reason: String,
     },
     /// The merged weights give numbers that are not finite at this point.
     #[error("the merged model gives non-finite log-probabilities")]

@@ -9,12 +9,14 @@
 //! - `vector`: alignment vectors as delta files, aligned folders or LoRA adapters; extracting and inspecting them.
 //! - `merge`: `cast(base + Σ cᵢ·AVᵢ)`, always from the base (law 1), read piece by piece by whoever needs weights.
 //! - `decoder`, `kernels`: the forward pass on CPU over packed token forests.
+//! - `device`: the same over candle tensors, for CUDA.
 //! - `run`: the engine at a point.
 //!
-//! Everything is synchronous. Results depend on weights, point, item and settings, and on the kind of CPU; never
-//! on threads, batch composition or earlier points.
+//! Everything is synchronous. Results depend on weights, point, item and settings, and on the kind of device; never
+//! on threads or earlier points, nor, on CPU, on batch composition.
 
 mod decoder;
+mod device;
 mod error;
 mod files;
 mod kernels;
@@ -24,9 +26,10 @@ mod run;
 mod text;
 mod vector;
 
+pub use device::{Device, DeviceChoice};
 pub use error::{EngineError, ItemError};
 pub use merge::{Coefficient, MergedModel, check_coefficients, merge_to_folder};
-pub use model::{Activation, Architecture, BaseModel, LayerAttention, ModelConfig, Rotary};
+pub use model::{Activation, Architecture, BaseModel, CandleModel, LayerAttention, ModelConfig, Rotary};
 pub use run::{
     Engine, FinishReason, Generation, PreparedPrompts, PreparedScores, PromptItem, ReferenceScore, Sampling,
     ScoreItem, WeightType,

@@ -20,6 +20,9 @@ pub enum WorkerError {
     /// The system gives no thread.
     #[error("the engine's threads cannot be started: {0}")]
     Threads(String),
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(Box<EngineError>),
     /// The evaluator is gone.
     #[error("the engine ended unexpectedly")]
     EngineGone,

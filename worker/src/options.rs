@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use avsweep_domain::WorkerId;
+use avsweep_engine::DeviceChoice;
 use avsweep_lease::{Backoff, Ended, Jitter, OnCoordinatorLost};
 
 use crate::engine::EngineOptions;
@@ -25,6 +26,8 @@ pub struct WorkerOptions {
     pub name: WorkerId,
     /// The coordinator's address, for messages.
     pub coordinator: String,
+    /// What computes.
+    pub device: DeviceChoice,
     /// Threads that compute; `None` is all cores.
     pub threads: Option<usize>,
     /// Folder under which a sweep's model files are looked for that are not where the sweep says.
@@ -63,6 +66,7 @@ impl Default for WorkerOptions {
         Self {
             name: WorkerId(format!("worker-{}-{:08x}", std::process::id(), rand::random::<u32>())),
             coordinator: "the coordinator".to_owned(),
+            device: DeviceChoice::default(),
             threads: None,
             model_root: None,
             cache: None,
@@ -85,6 +89,7 @@ impl Default for WorkerOptions {
 impl WorkerOptions {
     pub(crate) fn engine(&self) -> EngineOptions {
         EngineOptions {
+            device: self.device,
             threads: self.threads,
             model_root: self.model_root.clone(),
             cache: self.cache.clone(),

@@ -33,7 +33,7 @@ impl Worker {
     /// A worker that computes: starts the engine's thread.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When there is no such device, or the system gives no thread.
     pub fn new(transport: Transport, options: WorkerOptions) -> Result<Self, WorkerError> {
         let evaluator = EngineEvaluator::start(&options.engine())?;
         Ok(Self::with_evaluator(transport, options, Box::new(evaluator)))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use avsweep_domain::{Aggregate, Normalisation, Point, Reading};
 use clap::{Args, ValueEnum};
 
-use super::ConnectionArguments;
+use super::{ConnectionArguments, DeviceArguments};
 
 /// Which numbers points are ranked by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -64,6 +64,8 @@ pub(crate) struct SampleArguments {
     /// Threads that merge and evaluate, without a coordinator. Default: all cores.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
+    #[command(flatten)]
+    pub device: DeviceArguments,
     #[command(flatten)]
     pub connection: ConnectionArguments,
 }

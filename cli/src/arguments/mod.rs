@@ -11,6 +11,7 @@ mod vectors;
 
 use std::path::PathBuf;
 
+use avsweep_engine::DeviceChoice;
 use clap::{
     Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, parser::ValueSource,
 };
@@ -171,6 +172,9 @@ pub(crate) struct DemoArguments {
     /// Folder for the demo's model, sweep files and store; made if absent.
     #[arg(long, default_value = "avsweep-demo", value_name = "DIR")]
     pub folder: PathBuf,
+    /// What merges and evaluates: auto, cpu or cuda:N. So small a model is fastest on the CPU.
+    #[arg(long, default_value_t = DeviceChoice::Cpu, value_name = "auto|cpu|cuda:N")]
+    pub device: DeviceChoice,
     #[command(flatten)]
     pub coordinator: NoCoordinator,
 }
@@ -182,6 +186,8 @@ pub(crate) struct RunArguments {
     /// Threads that merge and evaluate. Default: all cores.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
+    #[command(flatten)]
+    pub device: DeviceArguments,
     /// Check the file and everything it names, count what there is to do, then stop.
     #[arg(long)]
     pub check: bool,
@@ -189,6 +195,15 @@ pub(crate) struct RunArguments {
     pub cache: CacheArguments,
     #[command(flatten)]
     pub coordinator: NoCoordinator,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct DeviceArguments {
+    /// What merges and evaluates: a CUDA device, or the CPU. auto: the first CUDA device where there is one and this
+    /// program was built with it, else the CPU.
+    #[arg(long, env = "AVSWEEP_DEVICE", default_value_t, value_name = "auto|cpu|cuda:N")]
+    pub device: DeviceChoice,
 }
 
 /// Where model files of object storage are kept.

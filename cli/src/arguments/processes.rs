@@ -7,7 +7,7 @@ use avsweep_judge::AllowedKey;
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
-use super::{CacheArguments, ConnectionArguments};
+use super::{CacheArguments, ConnectionArguments, DeviceArguments};
 
 #[derive(Debug, Args)]
 pub(crate) struct CoordinatorArguments {
@@ -183,6 +183,8 @@ pub(crate) struct WorkerArguments {
         value_parser = clap::value_parser!(u16).range(1..)
     )]
     pub threads: Option<u16>,
+    #[command(flatten)]
+    pub device: DeviceArguments,
     /// Jobs held at once: one on the engine, the rest waiting for it.
     #[arg(
         long,

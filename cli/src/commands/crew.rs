@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use avsweep_domain::{JudgeProvider, SweepDefinition, WorkerId};
+use avsweep_engine::DeviceChoice;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +30,8 @@ fn judge_concurrency(definition: &SweepDefinition) -> u32 {
 /// How the worker of this process works.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CrewOptions<'a> {
+    /// What computes.
+    pub device: DeviceChoice,
     /// Threads that compute; `None` is all cores.
     pub threads: Option<u16>,
     /// Where model files of object storage are kept.
@@ -46,7 +49,7 @@ impl Crew {
     /// Starts both.
     ///
     /// # Errors
-    /// When the engine's threads cannot be started.
+    /// When there is no such device, or the engine's threads cannot be started.
     pub(super) fn start(
         connection: &Connection,
         crew: CrewOptions<'_>,
@@ -57,6 +60,7 @@ impl Crew {
         let worker = avsweep_worker::Worker::new(
             connection.transport(),
             avsweep_worker::WorkerOptions {
+                device: crew.device,
                 threads: crew.threads.map(usize::from),
                 cache: Some(crew.cache.to_path_buf()),
                 drain: DRAIN,

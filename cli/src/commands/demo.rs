@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::crew::CrewOptions;
 use super::run::{refuse_coordinator, run_definition};
 use super::{Outcome, best};
 use crate::arguments::{CacheArguments, DemoArguments, Format, StoreLocation};
@@ -58,7 +59,8 @@ pub(super) async fn run(arguments: &DemoArguments, format: Format) -> Result<Out
     let place = Place::Store { location: StoreLocation::File(folder.join("avsweep.db")), named: true };
     let cache = CacheArguments { cache: None }.folder();
     let loaded = sweep_file::load(&file, &cache).await?;
-    let (outcome, best) = run_definition(&place, &loaded.definition, None, &cache).await?;
+    let crew = CrewOptions { device: arguments.device, threads: None, cache: &cache };
+    let (outcome, best) = run_definition(&place, &loaded.definition, crew).await?;
     if outcome == Outcome::Interrupted {
         return Ok(outcome);
     }

@@ -1,6 +1,5 @@
 //! `avsweep run`: a sweep file from start, or from where it stopped, to its end.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -38,8 +37,12 @@ pub(super) async fn run(store: &StoreLocation, arguments: &RunArguments, format:
         return Ok(Outcome::Done);
     }
     let place = Place::Store { location: store.clone(), named: true };
-    let (outcome, best) =
-        run_definition(&place, &definition, arguments.threads, &arguments.cache.folder()).await?;
+    let crew = CrewOptions {
+        device: arguments.device.device,
+        threads: arguments.threads,
+        cache: &arguments.cache.folder(),
+    };
+    let (outcome, best) = run_definition(&place, &definition, crew).await?;
     if outcome != Outcome::Interrupted {
         output::print(format, &best, best::write_table)?;
         output::note(format!(
@@ -73,12 +76,11 @@ pub(super) fn refuse_coordinator(given: &NoCoordinator, verb: &str, instead: &st
 pub(super) async fn run_definition(
     place: &Place,
     definition: &SweepDefinition,
-    threads: Option<u16>,
-    cache: &Path,
+    crew: CrewOptions<'_>,
 ) -> Result<(Outcome, BestOutput)> {
     let interrupted = interruption::listen().token();
     let connection = Connection::open(place, Access::Work).await?;
-    let outcome = run_in(&connection, place, definition, CrewOptions { threads, cache }, &interrupted).await;
+    let outcome = run_in(&connection, place, definition, crew, &interrupted).await;
     connection.close().await;
     outcome
 }

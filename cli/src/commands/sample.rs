@@ -65,7 +65,7 @@ pub(super) async fn run(place: &Place, arguments: &SampleArguments, format: Form
             wait_for_workers(&connection, &request, &interrupted).await?
         } else {
             connection.close().await;
-            generate(place, &request, &definition, arguments.threads, &interrupted).await?
+            generate(place, &request, &definition, arguments, &interrupted).await?
         };
         let Some(generated) = generated else { return Ok(Outcome::Interrupted) };
         response = generated;
@@ -134,7 +134,7 @@ async fn generate(
     place: &Place,
     request: &v1::RequestSampleRequest,
     definition: &SweepDefinition,
-    threads: Option<u16>,
+    arguments: &SampleArguments,
     interrupted: &CancellationToken,
 ) -> Result<Option<v1::RequestSampleResponse>> {
     check_judge(definition)?;
@@ -142,7 +142,8 @@ async fn generate(
     let mut outcome = ask(&connection, request).await.map(Some);
     if matches!(&outcome, Ok(Some(response)) if response.pending > 0) {
         let cache = CacheArguments { cache: None }.folder();
-        match Crew::start(&connection, CrewOptions { threads, cache: &cache }, definition) {
+        let crew = CrewOptions { device: arguments.device.device, threads: arguments.threads, cache: &cache };
+        match Crew::start(&connection, crew, definition) {
             Ok(crew) => {
                 outcome = tokio::select! {
                     response = wait(&connection, request) => response.map(Some),

@@ -31,6 +31,7 @@ pub(crate) async fn worker(arguments: &WorkerArguments) -> Result<Outcome> {
     let options = WorkerOptions {
         name: WorkerId(name),
         coordinator,
+        device: arguments.device.device,
         threads: arguments.threads.map(usize::from),
         model_root: arguments.model_root.clone(),
         cache: Some(cache),

@@ -33,6 +33,11 @@ impl JsonFile {
         Ok(Self { path: path.to_path_buf(), root: read_json(path)? })
     }
 
+    /// The file's fields; none where it is not an object.
+    pub(crate) fn object(&self) -> serde_json::Map<String, Value> {
+        self.root.as_object().cloned().unwrap_or_default()
+    }
+
     /// The value at a dotted field name; JSON `null` counts as absent.
     pub(crate) fn get(&self, field: &str) -> Option<&Value> {
         field.split('.').try_fold(&self.root, |value, key| value.get(key)).filter(|value| !value.is_null())
@@ -127,6 +132,16 @@ impl JsonFile {
             field: field.to_owned(),
             found: self.shown(field),
             wanted: wanted.to_owned(),
+        }
+    }
+
+    /// The error for fields that a reader of the whole file refuses, in its words.
+    pub(crate) fn refused(&self, reason: &str) -> EngineError {
+        EngineError::Field {
+            path: self.path.clone(),
+            field: "(the whole file)".to_owned(),
+            found: format!("refused: {reason}"),
+            wanted: "the fields of its architecture".to_owned(),
         }
     }
 

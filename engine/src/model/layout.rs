@@ -1,6 +1,8 @@
 //! The tensors that a configuration asks for: names, shapes, and which belong to which layer.
 
 use super::config::ModelConfig;
+use crate::EngineError;
+use crate::files::Checkpoint;
 use std::ops::Range;
 
 /// Name and shape of one tensor of the checkpoint.
@@ -69,6 +71,32 @@ impl Layout {
         let head =
             if config.tied_embeddings { embedding } else { list.add(HEAD, &[config.vocab_size, hidden]) };
         Self { tensors: list.tensors, embedding, layers, final_norm, head }
+    }
+
+    /// The tensors of a checkpoint as they are, for a decoder that candle-transformers builds from them by name.
+    ///
+    /// # Errors
+    /// [`EngineError::MissingTensor`] without an embedding, or without an output head where it is not the embedding.
+    pub(crate) fn stored(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<Self, EngineError> {
+        let tensors: Vec<TensorSpec> = checkpoint
+            .tensors
+            .values()
+            .filter(|tensor| {
+                let copied_head = config.tied_embeddings && &*tensor.name == HEAD;
+                !Self::is_derived(&tensor.name) && !copied_head
+            })
+            .map(|tensor| TensorSpec { name: tensor.name.to_string(), shape: tensor.shape.clone() })
+            .collect();
+        let index = |name: &str| {
+            tensors.iter().position(|spec| spec.name == name).ok_or_else(|| EngineError::MissingTensor {
+                path: checkpoint.folder.clone(),
+                tensor: name.to_owned(),
+                wanted: vec![config.vocab_size, config.hidden_size],
+            })
+        };
+        let embedding = index(EMBEDDING)?;
+        let head = if config.tied_embeddings { embedding } else { index(HEAD)? };
+        Ok(Self { embedding, layers: Vec::new(), final_norm: embedding, head, tensors })
     }
 
     /// Whether older exporters write a tensor of this name that carries no weights of its own.

@@ -6,6 +6,7 @@ mod layout;
 mod weights;
 
 pub use base::BaseModel;
-pub use config::{Activation, Architecture, LayerAttention, ModelConfig, Rotary};
+pub(crate) use config::CandleConfig;
+pub use config::{Activation, Architecture, CandleModel, LayerAttention, ModelConfig, Rotary};
 pub(crate) use layout::{HEAD, LayerNames, Layout, Rows};
 pub(crate) use weights::{ModelWeights, checked_tensors, hash_tensors};

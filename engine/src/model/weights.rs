@@ -1,6 +1,6 @@
 //! The weights of a model folder, checked against its configuration.
 
-use super::config::ModelConfig;
+use super::config::{Architecture, ModelConfig};
 use super::layout::{EMBEDDING, HEAD, Layout};
 use crate::EngineError;
 use crate::files::{Checkpoint, StoredTensor};
@@ -25,8 +25,12 @@ impl ModelWeights {
     /// Every [`EngineError`] about `config.json` and tensors.
     pub(crate) fn open(folder: &Path) -> Result<Self, EngineError> {
         let config = ModelConfig::open(folder)?;
-        let layout = Layout::of(&config);
-        let tensors = checked_tensors(&layout, Checkpoint::open(folder)?, config.tied_embeddings)?;
+        let checkpoint = Checkpoint::open(folder)?;
+        let layout = match config.architecture {
+            Architecture::Candle(_) => Layout::stored(&checkpoint, &config)?,
+            _ => Layout::of(&config),
+        };
+        let tensors = checked_tensors(&layout, checkpoint, config.tied_embeddings)?;
         tensors.par_iter().try_for_each(StoredTensor::check_finite)?;
         Ok(Self { folder: folder.to_path_buf(), config, layout, tensors, fingerprint: OnceLock::new() })
     }

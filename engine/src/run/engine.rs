@@ -1,20 +1,22 @@
 //! The engine: a base, its vectors, and the merged model of the present point.
 
-use super::generate::{Generation, generate};
-use super::prepare::{PreparedPrompts, PreparedScores, PromptItem, ScoreItem};
+use super::generate::{Generation, generate, results};
+use super::prepare::{PreparedPrompts, PreparedScores, PromptItem, ScoreItem, chunk_tokens};
 use super::sample::Sampling;
 use super::score::{ReferenceScore, score};
 use super::weight_type::WeightType;
 use crate::decoder::{Decoder, ForestBuilder};
+use crate::device::{self, Device, SlowDecoder, TensorDecoder};
 use crate::kernels::Threads;
 use crate::merge::{CandleSource, Coefficient, MergePlan, MergingSource};
 use crate::model::BaseModel;
 use crate::text::Message;
 use crate::vector::AlignmentVector;
 use crate::{EngineError, ItemError};
-use candle_core::{DType, Device};
+use candle_core::DType;
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,7 +26,7 @@ const PART: usize = 1 << 16;
 /// Merges and evaluates points. Always holds the merged model of some point: the base's at first.
 ///
 /// All calls block, and use the rayon pool that they are called in (the global one by default). Results depend
-/// neither on the number of threads, nor on the points merged before, nor on what else is in a batch.
+/// neither on the number of threads, nor on the points merged before, nor, on CPU, on what else is in a batch.
 pub struct Engine {
     base: BaseModel,
     vectors: Vec<AlignmentVector>,
@@ -32,16 +34,47 @@ pub struct Engine {
     dtype: WeightType,
     /// The merged point.
     point: Vec<f32>,
-    decoder: Decoder,
+    device: Device,
+    decoder: Backend,
 }
 
+/// What computes.
+enum Backend {
+    /// The engine's own CPU kernels.
+    Cpu(Box<Decoder>),
+    /// A device that holds tensors.
+    Tensors(Box<TensorDecoder>),
+    /// A decoder of candle-transformers.
+    Slow(Box<SlowDecoder>),
+}
+
+/// Rows that a device scores together: enough to fill it with matrix products.
+const DEVICE_CHUNK_TOKENS: usize = 8192;
+
 impl Engine {
-    /// Sets the engine up and merges the origin (every coefficient zero).
+    /// Sets the engine up on the CPU and merges the origin (every coefficient zero).
+    ///
+    /// # Errors
+    /// Those of [`load_on`](Self::load_on), devices apart.
+    pub fn load(
+        base: BaseModel,
+        vectors: Vec<AlignmentVector>,
+        coefficients: &[Coefficient],
+        dtype: WeightType,
+    ) -> Result<Self, EngineError> {
+        Self::load_on(&Device::cpu(), None, base, vectors, coefficients, dtype)
+    }
+
+    /// Sets the engine up on a device and merges the origin (every coefficient zero). On a device with a memory of
+    /// its own, base and vectors stay there as far as they fit into `memory` bytes beside the merged weights (by
+    /// default three quarters of what is free then); the rest is sent for every point.
     ///
     /// # Errors
     /// [`EngineError::OtherBase`] when a vector was opened against another base; complaints about coefficients
-    /// and their patterns.
-    pub fn load(
+    /// and their patterns; [`EngineError::OutOfMemory`] and [`EngineError::Device`].
+    pub fn load_on(
+        device: &Device,
+        memory: Option<u64>,
         base: BaseModel,
         vectors: Vec<AlignmentVector>,
         coefficients: &[Coefficient],
@@ -58,10 +91,37 @@ impl Engine {
             }
         }
         let plan = Arc::new(MergePlan::new(coefficients, &base.weights.layout, vectors.len())?);
-        let mut engine =
-            Self { decoder: Decoder::new(&base.weights), base, vectors, plan, dtype, point: Vec::new() };
+        let decoder = match (&device.tensors, SlowDecoder::of(&base, dtype, device.tensors.as_ref())) {
+            (_, Some(slow)) => Backend::Slow(Box::new(slow)),
+            (None, None) => Backend::Cpu(Box::new(Decoder::new(&base.weights))),
+            (Some(tensors), None) => {
+                let decoder = TensorDecoder::new(&base.weights, &vectors, dtype, tensors, memory)?;
+                Backend::Tensors(Box::new(decoder))
+            }
+        };
+        let device = device.clone();
+        let mut engine = Self { base, vectors, plan, dtype, point: Vec::new(), device, decoder };
         engine.merge(&vec![0.0; coefficients.len()])?;
         Ok(engine)
+    }
+
+    /// What the engine computes on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Bytes of base and vectors that stay in the device's memory, and bytes that are sent there for every point;
+    /// `None` on the CPU.
+    pub fn residency(&self) -> Option<(usize, usize)> {
+        match &self.decoder {
+            Backend::Cpu(_) | Backend::Slow(_) => None,
+            Backend::Tensors(decoder) => Some(decoder.residency()),
+        }
+    }
+
+    /// Whether the model runs the slow way: by a decoder of candle-transformers, in batches of equal length.
+    pub fn is_slow(&self) -> bool {
+        matches!(self.decoder, Backend::Slow(_))
     }
 
     /// The base model.
@@ -72,23 +132,36 @@ impl Engine {
     /// Merges a point: `cast(base + Σ cᵢ·AVᵢ)`, one value per coefficient. The previous point leaves no trace.
     ///
     /// # Errors
-    /// [`EngineError::PointLength`] or [`EngineError::PointValue`]; the previous point then stays.
+    /// [`EngineError::PointLength`] or [`EngineError::PointValue`]; the previous point then stays. On a device also
+    /// [`EngineError::Terms`], [`EngineError::OutOfMemory`] or [`EngineError::Device`], which leave no point.
     pub fn merge(&mut self, point: &[f64]) -> Result<(), EngineError> {
         self.point = self.plan.checked_point(point)?;
-        self.decoder.fill(&MergingSource {
+        let by_name = self.source_by_name();
+        let source = MergingSource {
             base: &self.base.weights,
             vectors: &self.vectors,
             plan: &self.plan,
             point: &self.point,
             dtype: self.dtype,
-        });
-        Ok(())
+        };
+        match &mut self.decoder {
+            Backend::Cpu(decoder) => {
+                decoder.fill(&source);
+                Ok(())
+            }
+            Backend::Tensors(decoder) => decoder.fill(&source),
+            Backend::Slow(decoder) => decoder.fill(by_name),
+        }
     }
 
     /// Renders, tokenises and plans queries for scoring, once for all points. Items that cannot be scored are
     /// reported with every point's results, and by [`PreparedScores::failures`].
     pub fn prepare_scores(&self, items: &[ScoreItem]) -> PreparedScores {
-        self.base.prepare_scores(items)
+        let chunk_tokens = match &self.decoder {
+            Backend::Cpu(_) | Backend::Slow(_) => chunk_tokens(&self.base),
+            Backend::Tensors(_) => DEVICE_CHUNK_TOKENS,
+        };
+        PreparedScores::new(&self.base, items, chunk_tokens)
     }
 
     /// Renders and tokenises prompts for generation, once for all points.
@@ -99,19 +172,25 @@ impl Engine {
     /// Scores every reference of every query under the present point's model; one result per item, in order.
     ///
     /// # Errors
-    /// [`EngineError::OtherModel`] when the items were prepared for another base.
+    /// [`EngineError::OtherModel`] when the items were prepared for another base; [`EngineError::OutOfMemory`] and
+    /// [`EngineError::Device`].
     pub fn score(
         &self,
         prepared: &PreparedScores,
     ) -> Result<Vec<Result<Vec<ReferenceScore>, ItemError>>, EngineError> {
         self.check_model(&prepared.model)?;
-        Ok(score(&self.decoder, prepared))
+        match &self.decoder {
+            Backend::Cpu(decoder) => Ok(score(decoder, prepared)),
+            Backend::Tensors(decoder) => device::score(decoder, prepared),
+            Backend::Slow(decoder) => decoder.score(prepared),
+        }
     }
 
     /// Answers every prompt with the present point's model; one result per item, in order.
     ///
     /// # Errors
-    /// [`EngineError::Setting`], or [`EngineError::OtherModel`] when the prompts were prepared for another base.
+    /// [`EngineError::Setting`]; [`EngineError::OtherModel`] when the prompts were prepared for another base;
+    /// [`EngineError::OutOfMemory`] and [`EngineError::Device`].
     pub fn generate(
         &self,
         prepared: &PreparedPrompts,
@@ -119,20 +198,33 @@ impl Engine {
     ) -> Result<Vec<Result<Generation, ItemError>>, EngineError> {
         settings.check()?;
         self.check_model(&prepared.model)?;
-        Ok(generate(&self.base, &self.decoder, prepared, settings))
+        match &self.decoder {
+            Backend::Cpu(decoder) => Ok(generate(&self.base, decoder, prepared, settings)),
+            Backend::Tensors(decoder) => {
+                let finished = device::generate(&self.base, decoder, prepared, settings)?;
+                Ok(results(&self.base, prepared, finished))
+            }
+            Backend::Slow(decoder) => {
+                let finished = decoder.generate(&self.base, prepared, settings)?;
+                Ok(results(&self.base, prepared, finished))
+            }
+        }
     }
 
     /// The present point's weights for candle, merged tensor by tensor as they are asked for: any architecture that
     /// candle builds from a `VarBuilder` runs on a point this way, on any of its devices.
-    pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
-        let source = CandleSource {
+    pub fn var_builder(&self, dtype: DType, device: &candle_core::Device) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.source_by_name()), dtype, device.clone())
+    }
+
+    fn source_by_name(&self) -> CandleSource {
+        CandleSource {
             base: Arc::clone(&self.base.weights),
             vectors: self.vectors.clone(),
             plan: Arc::clone(&self.plan),
             point: self.point.clone(),
             dtype: self.dtype,
-        };
-        VarBuilder::from_backend(Box::new(source), dtype, device.clone())
+        }
     }
 
     /// Fills `bytes` with a tensor of the present point's model: little-endian elements of the sweep's type, row-major.
@@ -178,7 +270,8 @@ impl Engine {
     /// implementations, not for speed.
     ///
     /// # Errors
-    /// [`ItemError::EmptyPrompt`], or [`ItemError::TooLong`] when the sequence does not fit the context.
+    /// [`ItemError::EmptyPrompt`], [`ItemError::TooLong`] when the sequence does not fit the context, or
+    /// [`ItemError::Device`].
     pub fn logits(&self, tokens: &[u32]) -> Result<Vec<Vec<f32>>, ItemError> {
         let context = self.base.config().context;
         if tokens.is_empty() {
@@ -201,9 +294,17 @@ impl Engine {
         builder.insert(None, tokens);
         let (forest, _) = builder.finish();
         let every: Vec<u32> = (0..tokens.len() as u32).collect();
-        let hidden = self.decoder.run(Threads::All, &forest, &every, |_, _| {});
-        let logits = self.decoder.head().logits(Threads::All, &hidden);
-        Ok(logits.chunks_exact(vocabulary).map(<[f32]>::to_vec).collect())
+        match &self.decoder {
+            Backend::Cpu(decoder) => {
+                let hidden = decoder.run(Threads::All, &forest, &every, |_, _| {});
+                let logits = decoder.head().logits(Threads::All, &hidden);
+                Ok(logits.chunks_exact(vocabulary).map(<[f32]>::to_vec).collect())
+            }
+            Backend::Tensors(decoder) => {
+                decoder.all_logits(&forest, &every).map_err(|error| device_failed(&error))
+            }
+            Backend::Slow(decoder) => decoder.all_logits(tokens).map_err(|error| device_failed(&error)),
+        }
     }
 
     fn check_model(&self, prepared: &str) -> Result<(), EngineError> {
@@ -215,6 +316,12 @@ impl Engine {
             wanted: self.base.fingerprint().to_owned(),
         })
     }
+}
+
+/// A device's failure on one item.
+fn device_failed(error: &EngineError) -> ItemError {
+    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    ItemError::Device { reason: format!("{error}{cause}") }
 }
 
 impl fmt::Debug for Engine {

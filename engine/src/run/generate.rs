@@ -64,8 +64,8 @@ struct Sequence {
     sampler: Sampler,
 }
 
-/// A finished sequence's tokens, or what went wrong.
-type Finished = (usize, Result<(Vec<u32>, FinishReason), ItemError>);
+/// The index of a prompt with its finished sequence's tokens, or what went wrong.
+pub(crate) type Finished = (usize, Result<(Vec<u32>, FinishReason), ItemError>);
 
 /// Answers every prompt at the decoder's point.
 pub(crate) fn generate(
@@ -74,12 +74,7 @@ pub(crate) fn generate(
     prepared: &PreparedPrompts,
     settings: &Sampling,
 ) -> Vec<Result<Generation, ItemError>> {
-    let ready: Vec<(usize, &PromptTokens)> = prepared
-        .items
-        .iter()
-        .enumerate()
-        .filter_map(|(index, item)| Some((index, item.as_ref().ok()?)))
-        .collect();
+    let ready: Vec<(usize, &PromptTokens)> = prepared.ready().collect();
     let finished: Vec<Vec<Finished>> = if base.parameters() * 4 > LARGE_MODEL {
         vec![Group { base, decoder, settings, threads: Threads::All, places: LARGE_GROUP }.run(&ready)]
     } else {
@@ -87,12 +82,21 @@ pub(crate) fn generate(
         let prompts = ready.len().div_ceil(SMALL_GROUPS).max(SMALL_GROUP);
         ready.par_chunks(prompts).with_max_len(1).map(|prompts| group.run(prompts)).collect()
     };
+    results(base, prepared, finished.into_iter().flatten())
+}
+
+/// Texts of finished sequences, and the reasons of prompts that could not be answered; one result per prompt.
+pub(crate) fn results(
+    base: &BaseModel,
+    prepared: &PreparedPrompts,
+    finished: impl IntoIterator<Item = Finished>,
+) -> Vec<Result<Generation, ItemError>> {
     let mut results: Vec<Result<Generation, ItemError>> = prepared
         .items
         .iter()
         .map(|item| Err(item.as_ref().err().cloned().unwrap_or(ItemError::EmptyPrompt)))
         .collect();
-    for (item, outcome) in finished.into_iter().flatten() {
+    for (item, outcome) in finished {
         results[item] = outcome.and_then(|(tokens, finish)| {
             let text = base.text.decode(&tokens)?;
             Ok(Generation { text, tokens: tokens.len() as u32, finish })
@@ -209,11 +213,19 @@ impl Group<'_> {
             return Some(Err(ItemError::NonFinite));
         };
         sequence.generated.push(token);
-        match self.base.text.ends(&sequence.generated) {
-            Ok(true) => return Some(Ok(FinishReason::Stop)),
-            Ok(false) => {}
-            Err(error) => return Some(Err(error)),
-        }
-        (sequence.generated.len() >= sequence.limit).then_some(Ok(FinishReason::Length))
+        ending(self.base, &sequence.generated, sequence.limit)
+    }
+}
+
+/// How a sequence ended with its last token, if it did.
+pub(crate) fn ending(
+    base: &BaseModel,
+    generated: &[u32],
+    limit: usize,
+) -> Option<Result<FinishReason, ItemError>> {
+    match base.text.ends(generated) {
+        Ok(true) => Some(Ok(FinishReason::Stop)),
+        Ok(false) => (generated.len() >= limit).then_some(Ok(FinishReason::Length)),
+        Err(error) => Some(Err(error)),
     }
 }

@@ -8,8 +8,13 @@ mod score;
 mod weight_type;
 
 pub use engine::Engine;
+#[cfg(test)]
+pub(crate) use generate::results;
 pub use generate::{FinishReason, Generation};
+pub(crate) use generate::{Finished, ending};
 pub use prepare::{PreparedPrompts, PreparedScores, PromptItem, ScoreItem};
+pub(crate) use prepare::{PromptTokens, ScoreTokens};
+pub(crate) use sample::Sampler;
 pub use sample::Sampling;
 pub use score::ReferenceScore;
 pub use weight_type::WeightType;

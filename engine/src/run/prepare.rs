@@ -46,14 +46,15 @@ impl BaseModel {
     /// Renders, tokenises and plans queries for scoring, once for all points. Items that cannot be scored are
     /// reported with every point's results, and by [`PreparedScores::failures`].
     pub fn prepare_scores(&self, items: &[ScoreItem]) -> PreparedScores {
-        PreparedScores::new(self, items)
+        PreparedScores::new(self, items, chunk_tokens(self))
     }
 }
 
 impl PreparedScores {
-    pub(crate) fn new(base: &BaseModel, items: &[ScoreItem]) -> Self {
+    /// Plans chunks of about `chunk_tokens` rows.
+    pub(crate) fn new(base: &BaseModel, items: &[ScoreItem], chunk_tokens: usize) -> Self {
         let items = items.par_iter().map(|item| encode(base, item).map(Arc::new)).collect();
-        Self::plan(Arc::from(base.fingerprint()), items, chunk_tokens(base))
+        Self::plan(Arc::from(base.fingerprint()), items, chunk_tokens)
     }
 
     fn plan(model: Arc<str>, items: Vec<Result<Arc<ScoreTokens>, ItemError>>, chunk_tokens: usize) -> Self {
@@ -131,6 +132,11 @@ impl PreparedPrompts {
         Self { model: Arc::clone(&self.model), items }
     }
 
+    /// Prompts that can be answered, with their indices.
+    pub(crate) fn ready(&self) -> impl Iterator<Item = (usize, &PromptTokens)> {
+        self.items.iter().enumerate().filter_map(|(index, item)| Some((index, item.as_ref().ok()?)))
+    }
+
     /// Number of prompts, those that cannot be answered included.
     pub fn len(&self) -> usize {
         self.items.len()
@@ -174,6 +180,6 @@ fn fits(base: &BaseModel, what: &str, tokens: usize) -> Result<(), ItemError> {
 
 /// Tokens per chunk: enough rows to make matrix products of it, few enough for several chunks to share the cores
 /// and for the activations to stay in the cache. A function of the model only, never of the machine.
-fn chunk_tokens(base: &BaseModel) -> usize {
+pub(crate) fn chunk_tokens(base: &BaseModel) -> usize {
     if base.config().hidden_size <= 256 { 256 } else { 1024 }
 }

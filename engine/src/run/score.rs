@@ -86,7 +86,12 @@ impl ScoreChunk {
         self.targets.len()
     }
 
-    /// Scores of the chunk's items, in order.
+    /// The rows to run, those whose logits are asked for, and what is asked of them.
+    pub(crate) fn asked(&self) -> (&Forest, &[u32], &[TokenTarget]) {
+        (&self.forest, &self.wanted, &self.targets)
+    }
+
+    /// Scores of the chunk's items on CPU, in order.
     fn run(
         &self,
         threads: Threads,
@@ -99,6 +104,15 @@ impl ScoreChunk {
             let hidden = decoder.run(threads, &self.forest, &self.wanted, |_, _| {});
             decoder.head().log_probabilities(threads, &hidden, &self.targets)
         };
+        self.results(items, &log_probs)
+    }
+
+    /// Scores of the chunk's items, in order, from the targets' log-probabilities.
+    pub(crate) fn results(
+        &self,
+        items: &[Result<Arc<ScoreTokens>, ItemError>],
+        log_probs: &[f64],
+    ) -> Vec<Result<Vec<ReferenceScore>, ItemError>> {
         let mut order = self.order.iter();
         items[self.items.clone()]
             .iter()

@@ -10,3 +10,4 @@ mod open;
 pub use extract::{DeltaType, Extracted, extract};
 pub use inspect::{InspectReport, LayerNorm, TensorNorm, VectorReport, inspect};
 pub use open::AlignmentVector;
+pub(crate) use open::Part;

@@ -36,7 +36,7 @@ enum Form {
 }
 
 /// A tensor's part of a vector.
-enum Part<'a> {
+pub(crate) enum Part<'a> {
     Unchanged,
     Delta(&'a StoredTensor),
     /// To be taken minus the base's.
@@ -196,7 +196,8 @@ impl AlignmentVector {
         }
     }
 
-    fn part(&self, tensor: usize) -> Part<'_> {
+    /// A layout tensor's part.
+    pub(crate) fn part(&self, tensor: usize) -> Part<'_> {
         match &self.inner.form {
             Form::Delta(deltas) => deltas[tensor].as_ref().map_or(Part::Unchanged, Part::Delta),
             Form::Aligned(aligned) => Part::Aligned(&aligned[tensor]),

@@ -18,7 +18,7 @@ pub(crate) struct Expected {
     /// Conversations that the chat template refuses.
     #[serde(default)]
     pub(crate) refused: Vec<Refused>,
-    merged: Option<Merged>,
+    pub(crate) merged: Option<Merged>,
     merged_bf16: Option<Merged>,
 }
 
@@ -29,9 +29,9 @@ pub(crate) struct Refused {
 }
 
 #[derive(Deserialize)]
-struct Merged {
-    point: Vec<f64>,
-    queries: Vec<Query>,
+pub(crate) struct Merged {
+    pub(crate) point: Vec<f64>,
+    pub(crate) queries: Vec<Query>,
 }
 
 #[derive(Deserialize)]

@@ -5,11 +5,13 @@
 mod bad_input;
 mod candle;
 mod common;
+mod device;
 mod families;
 mod generation;
 mod goldens;
 mod lora;
 mod merging;
+mod others;
 mod scoring;
 mod vectors;
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use avsweep_domain::Fingerprint;
+use avsweep_engine::{Device, DeviceChoice};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,8 @@ use crate::evaluate::{Chunk, End, Evaluate, Failure, Task};
 /// How an engine is set up.
 #[derive(Debug, Clone, Default)]
 pub struct EngineOptions {
+    /// What computes.
+    pub device: DeviceChoice,
     /// Threads that compute; `None` is all cores.
     pub threads: Option<usize>,
     /// Folder under which a sweep's model files are looked for that are not where the sweep says.
@@ -34,6 +37,7 @@ pub struct EngineOptions {
 #[derive(Debug)]
 pub struct EngineEvaluator {
     jobs: mpsc::Sender<ThreadJob>,
+    device: Device,
     threads: usize,
     locations: Locations,
     /// Where the model of the last task is.
@@ -43,14 +47,16 @@ pub struct EngineEvaluator {
 }
 
 impl EngineEvaluator {
-    /// Starts the engine's thread; nothing is loaded yet.
+    /// Opens the device and starts the engine's thread; nothing is loaded yet.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When there is no such device, or the system gives no thread.
     pub fn start(options: &EngineOptions) -> Result<Self, WorkerError> {
         let (jobs, queue) = mpsc::channel(1);
-        let threads = thread::start(options.threads, queue)?;
-        Ok(Self { jobs, threads, locations: Locations::new(options), located: None, fetched_again: None })
+        let device = Device::open(options.device).map_err(|error| WorkerError::Device(Box::new(error)))?;
+        let threads = thread::start(options.threads, device.clone(), queue)?;
+        let locations = Locations::new(options);
+        Ok(Self { jobs, device, threads, locations, located: None, fetched_again: None })
     }
 
     /// The model's files; `None` when the task became unwanted meanwhile.
@@ -125,6 +131,6 @@ impl Evaluate for EngineEvaluator {
 
     fn device(&self) -> String {
         let plural = if self.threads == 1 { "" } else { "s" };
-        format!("cpu, {} thread{plural}", self.threads)
+        format!("{}, {} thread{plural}", self.device, self.threads)
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use avsweep_domain::{Dtype, Fingerprint, FinishReason, Point, QueryScore, ReferenceScore, Response, Rung};
 use avsweep_engine::{
-    AlignmentVector, BaseModel, Coefficient, Engine, Message, PreparedPrompts, PreparedScores, PromptItem,
-    Sampling, ScoreItem, WeightType,
+    AlignmentVector, BaseModel, Coefficient, Device, Engine, Message, PreparedPrompts, PreparedScores,
+    PromptItem, Sampling, ScoreItem, WeightType,
 };
 use avsweep_lease::error_chain;
 
@@ -32,15 +32,21 @@ pub(super) enum Failed {
 }
 
 /// Floating-point work of a chunk, about: small enough that results come every few seconds on two cores, large
-/// enough that a small model takes a whole job at once. A function of job and model only (law 5).
+/// enough that a small model takes a whole job at once. A function of job, model and kind of device only (law 5).
 const CHUNK_FLOP: f64 = 5e11;
+
+/// The same for a GPU, whose chunks are large for its matrix products to be.
+const GPU_CHUNK_FLOP: f64 = 5e14;
 
 /// Fewest prompts that are answered together: decoding one sequence costs nearly as much as decoding several.
 const LEAST_PROMPTS: usize = 16;
 
+/// The same for a GPU: decoding reads all weights at each step, for however many sequences.
+const GPU_LEAST_PROMPTS: usize = 256;
+
 /// An engine with what it has loaded and prepared.
-#[derive(Default)]
 pub(super) struct Model {
+    device: Device,
     loaded: Option<Loaded>,
     prepared: Option<Prepared>,
     /// Queries of the chunk being evaluated.
@@ -69,6 +75,16 @@ struct Prepared {
 }
 
 impl Model {
+    /// Nothing loaded yet.
+    pub(super) fn new(device: Device) -> Self {
+        Self { device, loaded: None, prepared: None, together: 0 }
+    }
+
+    /// Throws everything away that is loaded.
+    pub(super) fn reset(&mut self) {
+        *self = Self::new(self.device.clone());
+    }
+
     /// Evaluates a task chunk by chunk; `emit` takes each chunk and says whether to go on.
     pub(super) fn evaluate(
         &mut self,
@@ -155,10 +171,23 @@ impl Model {
             Dtype::Bf16 => WeightType::Bf16,
             Dtype::F16 => WeightType::F16,
         };
-        let engine = Engine::load(base, vectors, &coefficients, dtype).map_err(|error| {
+        let loaded = Engine::load_on(&self.device, None, base, vectors, &coefficients, dtype);
+        let engine = loaded.map_err(|error| {
             // The right files, and still no engine: the sweep's coefficients do not suit them, here as anywhere.
             if is_out_of_memory(&error_chain(&error)) { unfit(error) } else { self.failed(error.into()) }
         })?;
+        if engine.is_slow() {
+            tracing::warn!(
+                architecture = ?engine.base().config().architecture,
+                "this model runs the slow way: by candle-transformers' decoder, in batches of equal length"
+            );
+        }
+        if let Some((resident, streamed)) = engine.residency() {
+            tracing::info!(
+                device = %self.device, resident_bytes = resident, streamed_bytes = streamed,
+                "base and vectors: what stays in the device's memory, and what is sent there for every point"
+            );
+        }
         self.loaded = Some(Loaded { recipe: task.recipe, engine, merged: None });
         Ok(())
     }
@@ -237,7 +266,7 @@ impl Model {
         ordinals.iter().map(count).sum::<u64>() + generated
     }
 
-    /// The task's ordinals cut where [`CHUNK_FLOP`] is reached, or the memory's limit.
+    /// The task's ordinals cut where [`CHUNK_FLOP`] (on a GPU [`GPU_CHUNK_FLOP`]) is reached, or the memory's limit.
     fn chunks(&self, task: &Task) -> Vec<Vec<u32>> {
         let (Some(loaded), Some(prepared)) = (&self.loaded, &self.prepared) else { return Vec::new() };
         let flop_per_token = 2.0 * loaded.engine.base().parameters() as f64;
@@ -245,7 +274,12 @@ impl Model {
         let mut chunks: Vec<Vec<u32>> = Vec::new();
         let mut flop = f64::INFINITY;
         let most = task.together.unwrap_or(usize::MAX).max(1);
-        let least = if task.rung == Rung::Generation { LEAST_PROMPTS } else { 1 };
+        let (most_flop, least_prompts) = if self.device.is_accelerator() {
+            (GPU_CHUNK_FLOP, GPU_LEAST_PROMPTS)
+        } else {
+            (CHUNK_FLOP, LEAST_PROMPTS)
+        };
+        let least = if task.rung == Rung::Generation { least_prompts } else { 1 };
         for ordinal in &task.ordinals {
             let tokens = match task.rung {
                 Rung::Generation => new_tokens,
@@ -255,7 +289,7 @@ impl Model {
             };
             let cost = tokens as f64 * flop_per_token;
             match chunks.last_mut() {
-                Some(chunk) if chunk.len() < most && (flop + cost <= CHUNK_FLOP || chunk.len() < least) => {
+                Some(chunk) if chunk.len() < most && (flop + cost <= most_flop || chunk.len() < least) => {
                     chunk.push(*ordinal);
                     flop += cost;
                 }

@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use avsweep_engine::Device;
 use avsweep_lease::error_chain;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,7 @@ pub(super) struct ThreadJob {
 /// When the system gives no thread.
 pub(super) fn start(
     threads: Option<usize>,
+    device: Device,
     mut jobs: mpsc::Receiver<ThreadJob>,
 ) -> Result<usize, WorkerError> {
     let pool = rayon::ThreadPoolBuilder::new()
@@ -47,7 +49,7 @@ pub(super) fn start(
         .spawn(move || {
             // The model lives inside the pool: everything it does in parallel happens there.
             pool.install(|| {
-                let mut model = Model::default();
+                let mut model = Model::new(device);
                 while let Some(job) = jobs.blocking_recv() {
                     let outcome = evaluate(&mut model, &job);
                     // Nobody waits for it any more when the worker has ended.
@@ -84,7 +86,7 @@ fn evaluate(model: &mut Model, job: &ThreadJob) -> Result<End, Failure> {
         // panic left behind is thrown away.
         Err(panic) => {
             let together = model.together();
-            *model = Model::default();
+            model.reset();
             let reason = panic_text(panic.as_ref());
             if is_out_of_memory(&reason) {
                 return Err(Failure::OutOfMemory { together, reason });

@@ -1,5 +1,6 @@
 //! The supported families: their names, and what transformers assumes of each where `config.json` is silent.
 
+use super::candle::{self, CandleModel};
 use crate::EngineError;
 use crate::files::JsonFile;
 use serde_json::Value;
@@ -22,6 +23,8 @@ pub enum Architecture {
     Gemma3,
     /// `Phi3ForCausalLM`: Phi-3 and Phi-4 mini, small and medium with fused projections.
     Phi3,
+    /// Another decoder, computed by candle-transformers: the slow way.
+    Candle(CandleModel),
 }
 
 /// Every architecture with its name in `architectures` and its `model_type`.
@@ -43,14 +46,20 @@ impl Architecture {
     pub(super) fn of(file: &JsonFile) -> Result<Self, EngineError> {
         let named = file.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
         let by_type = file.optional_text("model_type")?;
-        let known = KNOWN.iter().find(|(_, name, model_type)| match named {
+        let known = KNOWN.iter().chain(&candle::KNOWN).find(|(_, name, model_type)| match named {
             Some(named) => named == *name,
             None => by_type == Some(model_type),
         });
         match known {
             Some((architecture, ..)) => Ok(*architecture),
-            None if named.is_some() => Err(file.unsupported("architectures", &KNOWN.map(|k| k.1).join(", "))),
-            None => Err(file.unsupported("model_type", &KNOWN.map(|k| k.2).join(", "))),
+            None => {
+                let all = KNOWN.iter().chain(&candle::KNOWN);
+                let (field, names): (_, Vec<_>) = match named {
+                    Some(_) => ("architectures", all.map(|known| known.1).collect()),
+                    None => ("model_type", all.map(|known| known.2).collect()),
+                };
+                Err(file.unsupported(field, &names.join(", ")))
+            }
         }
     }
 
@@ -64,14 +73,14 @@ impl Architecture {
         match self {
             Self::Gemma2 | Self::Gemma3 => Some(256),
             Self::Qwen3 => Some(128),
-            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Phi3 => None,
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Phi3 | Self::Candle(_) => None,
         }
     }
 
     /// The attention window where the configuration does not name the field.
     pub(super) fn default_window(self) -> Option<usize> {
         match self {
-            Self::Llama | Self::Phi3 => None,
+            Self::Llama | Self::Phi3 | Self::Candle(_) => None,
             Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::Gemma2 | Self::Gemma3 => Some(4096),
         }
     }

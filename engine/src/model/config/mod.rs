@@ -5,11 +5,14 @@
 
 mod architecture;
 mod attention;
+mod candle;
 mod read;
 mod rotary;
 
 pub use architecture::Architecture;
 pub use attention::LayerAttention;
+pub(crate) use candle::CandleConfig;
+pub use candle::CandleModel;
 pub use rotary::Rotary;
 
 /// Sizes and constants of a decoder, from `config.json` and `generation_config.json`.
@@ -68,6 +71,20 @@ pub struct ModelConfig {
     pub end_tokens: Vec<u32>,
     /// Texts before which an answer ends (`stop_strings` of `generation_config.json`); usually none.
     pub stop_strings: Vec<String>,
+    /// For [`Architecture::Candle`]: `config.json` as candle-transformers reads it. Of the other fields only sizes,
+    /// context, tied embeddings and stop tokens mean something there.
+    pub candle: Option<String>,
+}
+
+impl ModelConfig {
+    /// The decoder of candle-transformers that computes the model, with its configuration; `None` where the engine
+    /// does.
+    pub(crate) fn candle_model(&self) -> Option<(CandleModel, &str)> {
+        match (self.architecture, &self.candle) {
+            (Architecture::Candle(model), Some(text)) => Some((model, text)),
+            _ => None,
+        }
+    }
 }
 
 /// An activation function.

@@ -1,6 +1,7 @@
 //! From `config.json` to [`ModelConfig`].
 
 use super::attention::Windows;
+use super::candle;
 use super::rotary::Description;
 use super::{Activation, Architecture, LayerAttention, ModelConfig, Rotary};
 use crate::EngineError;
@@ -26,6 +27,13 @@ impl ModelConfig {
             return Err(file.unsupported("quantization_config", "unquantised weights (F32, F16 or BF16)"));
         }
         let architecture = Architecture::of(&file)?;
+        let generation = folder.join("generation_config.json");
+        let generation = generation.is_file().then(|| JsonFile::open(&generation)).transpose()?;
+        let end_tokens = end_tokens(generation.as_ref(), &file)?;
+        let stop_strings = generation.as_ref().map(stop_strings).transpose()?.unwrap_or_default();
+        if let Architecture::Candle(model) = architecture {
+            return candle::read(&file, model, end_tokens, stop_strings);
+        }
         refuse_unsupported(&file, architecture)?;
 
         let hidden_size = file.size("hidden_size")?;
@@ -53,8 +61,6 @@ impl ModelConfig {
         let rotary = Description { file: &file, section, theta, architecture, head_dim, positions };
         let Attention { attention, rotaries, context } = read_attention(&rotary, layers)?;
         let gemma = architecture.is_gemma();
-        let generation = folder.join("generation_config.json");
-        let generation = generation.is_file().then(|| JsonFile::open(&generation)).transpose()?;
         let softcap = |field| Ok(file.optional_number(field)?.map(|cap| cap as f32));
         let biased = file.flag("attention_bias")? == Some(true)
             && !matches!(architecture, Architecture::Qwen2 | Architecture::Mistral | Architecture::Phi3);
@@ -88,11 +94,9 @@ impl ModelConfig {
             attention,
             rotaries,
             tied_embeddings: file.flag("tie_word_embeddings")?.unwrap_or(gemma),
-            end_tokens: end_tokens(generation.as_ref(), &file)?,
-            stop_strings: match &generation {
-                Some(file) => stop_strings(file)?,
-                None => Vec::new(),
-            },
+            end_tokens,
+            stop_strings,
+            candle: None,
         })
     }
 }

@@ -1,0 +1,324 @@
+//! Generation on a device: continuous batching over a preallocated cache.
+//!
+//! A job's prompts wait in a queue, longest first. Each takes a slot of the cache; when its sequence ends, the next
+//! prompt takes the slot before another step is made. A step computes all slots, and one transfer brings the chosen
+//! tokens to the host, which only looks for ends. Sampling at a temperature draws on the host, from the same random
+//! numbers as on CPU.
+
+use super::forward::{Projected, TensorDecoder};
+use super::store::StoreRows;
+use super::weights::device_error;
+use crate::decoder::ForestBuilder;
+use crate::model::{BaseModel, ModelConfig};
+use crate::run::{Finished, PreparedPrompts, PromptTokens, Sampler, Sampling, ending};
+use crate::{EngineError, ItemError};
+use candle_core::{D, DType, Result, Tensor};
+use rayon::prelude::*;
+use std::collections::VecDeque;
+
+/// Sequences that are decoded together at most.
+const SLOTS: usize = 256;
+/// Prompt tokens that are taken in together, about: bounds the activations of a pass.
+const PREFILL_TOKENS: usize = 8192;
+
+/// A prompt on its way.
+struct Sequence<'a> {
+    prompt: &'a PromptTokens,
+    item: usize,
+    limit: usize,
+    generated: Vec<u32>,
+    sampler: Sampler,
+}
+
+/// Keys and values of all layers, `[slots · kv_heads · capacity, head_dim]` each.
+struct Cache {
+    layers: Vec<(Tensor, Tensor)>,
+    slots: usize,
+    kv_heads: usize,
+    capacity: usize,
+    head_dim: usize,
+}
+
+/// Rows of new keys and values, and the cache's rows that they go to: u32, one per position and head.
+struct Places {
+    from: Tensor,
+    to: Tensor,
+}
+
+/// Answers the prompts at the decoder's point; finished sequences in any order.
+///
+/// # Errors
+/// [`EngineError::OutOfMemory`], before any work when the cache is larger than the device's free memory, or
+/// [`EngineError::Device`].
+pub(crate) fn generate(
+    base: &BaseModel,
+    decoder: &TensorDecoder,
+    prepared: &PreparedPrompts,
+    settings: &Sampling,
+) -> std::result::Result<Vec<Finished>, EngineError> {
+    let context = decoder.config.context;
+    let mut waiting: Vec<Sequence<'_>> = prepared
+        .ready()
+        .map(|(item, prompt)| Sequence {
+            prompt,
+            item,
+            limit: settings.max_new_tokens.min(context - prompt.tokens.len()),
+            generated: Vec::new(),
+            sampler: Sampler::new(settings, prompt.seed),
+        })
+        .collect();
+    // Stable, so that the order is a function of the job.
+    waiting.sort_by_key(|sequence| std::cmp::Reverse(sequence.prompt.tokens.len()));
+    let Some(capacity) = waiting.iter().map(|sequence| sequence.prompt.tokens.len() + sequence.limit).max()
+    else {
+        return Ok(Vec::new());
+    };
+    let slots = waiting.len().min(SLOTS);
+    let cache = Cache::new(decoder, slots, capacity)?;
+    Batch {
+        base,
+        decoder,
+        greedy: settings.temperature == 0.0,
+        cache,
+        slots: (0..slots).map(|_| None).collect(),
+        waiting: waiting.into(),
+        finished: Vec::new(),
+    }
+    .run()
+    .map_err(device_error("generating"))
+}
+
+struct Batch<'a> {
+    base: &'a BaseModel,
+    decoder: &'a TensorDecoder,
+    greedy: bool,
+    cache: Cache,
+    slots: Vec<Option<Sequence<'a>>>,
+    waiting: VecDeque<Sequence<'a>>,
+    finished: Vec<Finished>,
+}
+
+impl Batch<'_> {
+    fn run(mut self) -> Result<Vec<Finished>> {
+        loop {
+            while !self.waiting.is_empty() && self.slots.iter().any(Option::is_none) {
+                let (filled, logits) = self.refill()?;
+                self.advance(&filled, &logits)?;
+            }
+            let active: Vec<(usize, usize)> = (0..self.slots.len())
+                .filter(|slot| self.slots[*slot].is_some())
+                .map(|slot| (slot, slot))
+                .collect();
+            if active.is_empty() {
+                return Ok(self.finished);
+            }
+            let logits = self.step()?;
+            self.advance(&active, &logits)?;
+        }
+    }
+
+    /// Takes waiting prompts into free slots, in one packed pass; returns the slots, each with the row of its prompt's
+    /// end in the logits.
+    fn refill(&mut self) -> Result<(Vec<(usize, usize)>, Tensor)> {
+        let mut taken = Vec::new();
+        let mut builder = ForestBuilder::default();
+        let mut nodes = Vec::new();
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].is_some() || (builder.len() >= PREFILL_TOKENS && !taken.is_empty()) {
+                continue;
+            }
+            let Some(sequence) = self.waiting.pop_front() else { break };
+            nodes.push(builder.insert(None, &sequence.prompt.tokens));
+            self.slots[slot] = Some(sequence);
+            taken.push(slot);
+        }
+        let (forest, row_of) = builder.finish();
+        let row = |node: &u32| row_of[*node as usize];
+        let ends: Vec<u32> = nodes.iter().filter_map(|nodes| nodes.last().map(row)).collect();
+        let mut wanted = ends.clone();
+        wanted.sort_unstable();
+        wanted.dedup();
+        // Every position of every prompt, with the row that holds it: prompts may share rows.
+        let rows: Vec<u32> = nodes.iter().flatten().map(row).collect();
+        let places: Vec<(usize, usize)> = taken
+            .iter()
+            .zip(&nodes)
+            .flat_map(|(slot, nodes)| (0..nodes.len()).map(move |position| (*slot, position)))
+            .collect();
+        let device = &self.decoder.device;
+        let rows = self.cache.rows(&rows, &places, device)?;
+        let hidden = self
+            .decoder
+            .run(&forest, &wanted, |layer, keys, values| self.cache.store(layer, &rows, keys, values))?;
+        let row = |end: &u32| wanted.partition_point(|row| row < end);
+        let filled = taken.into_iter().zip(ends.iter().map(row)).collect();
+        Ok((filled, self.decoder.logits(&hidden)?))
+    }
+
+    /// Takes every slot's last token in; logits of all slots. An empty slot computes a token nobody reads, at a
+    /// position that its next prompt overwrites.
+    fn step(&self) -> Result<Tensor> {
+        let device = &self.decoder.device;
+        let (tokens, positions): (Vec<u32>, Vec<u32>) = self
+            .slots
+            .iter()
+            .map(|slot| {
+                let Some(sequence) = slot else { return (0, 0) };
+                let last = sequence.generated.last().copied().unwrap_or(0);
+                (last, (sequence.prompt.tokens.len() + sequence.generated.len() - 1) as u32)
+            })
+            .unzip();
+        let end = positions.iter().max().map_or(1, |last| *last as usize + 1);
+        let places: Vec<(usize, usize)> =
+            positions.iter().enumerate().map(|(slot, position)| (slot, *position as usize)).collect();
+        let slots: Vec<u32> = (0..self.slots.len() as u32).collect();
+        let rows = self.cache.rows(&slots, &places, device)?;
+        let positions = Tensor::new(positions, device)?;
+        let masks = self
+            .decoder
+            .windows
+            .iter()
+            .map(|window| mask(&positions, *window, end, self.decoder.dtype))
+            .collect::<Result<Vec<_>>>()?;
+        let hidden =
+            self.decoder.step(&Tensor::new(tokens, device)?, &positions, end, |layer, projected| {
+                let window = self.decoder.config.attention[layer].window;
+                let mask = self.decoder.windows.iter().position(|known| *known == window).unwrap_or(0);
+                let Projected { queries, keys, values } = projected;
+                self.cache.store(layer, &rows, keys, values)?;
+                self.cache.attend(self.decoder, layer, end, queries, &masks[mask])
+            })?;
+        self.decoder.logits(&hidden)
+    }
+
+    /// Gives each of these slots (ascending) its next token from its row of the logits, and takes finished sequences
+    /// out.
+    fn advance(&mut self, slots: &[(usize, usize)], logits: &Tensor) -> Result<()> {
+        let tokens: Vec<Option<u32>> = if self.greedy {
+            let chosen = greedy(logits)?;
+            slots.iter().map(|(_, row)| chosen[*row]).collect()
+        } else {
+            let logits = logits.to_vec2::<f32>()?;
+            let mut rows = slots.iter().peekable();
+            let mut drawn: Vec<(&[f32], &mut Sampler)> = self
+                .slots
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(slot, sequence)| {
+                    let (_, row) = rows.next_if(|(wanted, _)| *wanted == slot)?;
+                    Some((logits[*row].as_slice(), &mut sequence.as_mut()?.sampler))
+                })
+                .collect();
+            drawn.par_iter_mut().map(|(logits, sampler)| sampler.next(logits)).collect()
+        };
+        for ((slot, _), token) in slots.iter().zip(tokens) {
+            let Some(sequence) = &mut self.slots[*slot] else { continue };
+            let outcome = match token {
+                None => Some(Err(ItemError::NonFinite)),
+                Some(token) => {
+                    sequence.generated.push(token);
+                    ending(self.base, &sequence.generated, sequence.limit)
+                }
+            };
+            if let Some(outcome) = outcome {
+                let tokens = std::mem::take(&mut sequence.generated);
+                self.finished.push((sequence.item, outcome.map(|finish| (tokens, finish))));
+                self.slots[*slot] = None;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The most probable token of every row, or nothing where a logit is not finite: chosen on the device, fetched at
+/// once.
+fn greedy(logits: &Tensor) -> Result<Vec<Option<u32>>> {
+    let tokens = logits.argmax(D::Minus1)?.to_dtype(DType::F32)?;
+    // A sum is finite only if every logit is. Ids below 2²⁴ are exact in f32.
+    let sums = logits.sum(D::Minus1)?;
+    let fetched = Tensor::stack(&[tokens, sums], 0)?.to_vec2::<f32>()?;
+    Ok(fetched[0]
+        .iter()
+        .zip(&fetched[1])
+        .map(|(token, sum)| sum.is_finite().then_some(*token as u32))
+        .collect())
+}
+
+/// 0 where a slot's position sees, −∞ where it does not, `[slots, 1, 1, end]`.
+fn mask(positions: &Tensor, window: Option<usize>, end: usize, dtype: DType) -> Result<Tensor> {
+    let device = positions.device();
+    let keys = Tensor::arange(0, end as u32, device)?.reshape((1, end))?;
+    let slots = positions.dim(0)?;
+    let positions = positions.reshape((slots, 1))?;
+    let mut visible = keys.broadcast_le(&positions)?;
+    if let Some(window) = window {
+        // position − key < window.
+        let last = (keys.to_dtype(DType::F32)? + window as f64)?;
+        visible = (visible * last.broadcast_gt(&positions.to_dtype(DType::F32)?)?)?;
+    }
+    let seen = Tensor::zeros((slots, end), dtype, device)?;
+    let hidden = Tensor::full(f32::NEG_INFINITY, (slots, end), device)?.to_dtype(dtype)?;
+    visible.where_cond(&seen, &hidden)?.reshape((slots, 1, 1, end))
+}
+
+impl Cache {
+    fn new(decoder: &TensorDecoder, slots: usize, capacity: usize) -> std::result::Result<Self, EngineError> {
+        let ModelConfig { kv_heads, head_dim, layers, .. } = decoder.config;
+        let rows = slots * kv_heads * capacity;
+        let bytes = 2 * layers * rows * head_dim * decoder.dtype.size_in_bytes();
+        decoder.check_free(bytes, "allocating the cache of keys and values")?;
+        let allocate = || Tensor::zeros((rows, head_dim), decoder.dtype, &decoder.device);
+        let layers = (0..layers)
+            .map(|_| Ok((allocate()?, allocate()?)))
+            .collect::<Result<_>>()
+            .map_err(device_error("allocating the cache of keys and values"))?;
+        Ok(Self { layers, slots, kv_heads, capacity, head_dim })
+    }
+
+    /// Which rows of keys and values, `[rows, kv_heads, head_dim]`, go to which places (slot and position).
+    fn rows(&self, from: &[u32], to: &[(usize, usize)], device: &candle_core::Device) -> Result<Places> {
+        let heads = 0..self.kv_heads;
+        let from: Vec<u32> = from
+            .iter()
+            .flat_map(|row| heads.clone().map(move |head| row * self.kv_heads as u32 + head as u32))
+            .collect();
+        let to: Vec<u32> = to
+            .iter()
+            .flat_map(|(slot, position)| {
+                heads
+                    .clone()
+                    .map(move |head| ((slot * self.kv_heads + head) * self.capacity + position) as u32)
+            })
+            .collect();
+        Ok(Places { from: Tensor::new(from, device)?, to: Tensor::new(to, device)? })
+    }
+
+    /// Stores rows of keys and values, `[rows, kv_heads, head_dim]`, at their places.
+    fn store(&self, layer: usize, places: &Places, keys: &Tensor, values: &Tensor) -> Result<()> {
+        let (cached_keys, cached_values) = &self.layers[layer];
+        for (cached, new) in [(cached_keys, keys), (cached_values, values)] {
+            let source = new.reshape((new.dim(0)? * self.kv_heads, self.head_dim))?;
+            cached.inplace_op1(&StoreRows { source, from: places.from.clone(), to: places.to.clone() })?;
+        }
+        Ok(())
+    }
+
+    /// Attention of one query per slot over its first `end` positions, `[slots, heads · head_dim]`.
+    fn attend(
+        &self,
+        decoder: &TensorDecoder,
+        layer: usize,
+        end: usize,
+        queries: &Tensor,
+        mask: &Tensor,
+    ) -> Result<Tensor> {
+        let heads = decoder.heads();
+        let Self { slots, kv_heads, capacity, head_dim, .. } = *self;
+        let group = heads.heads / kv_heads;
+        let seen = |cached: &Tensor| cached.reshape((slots, kv_heads, capacity, head_dim))?.narrow(2, 0, end);
+        let (keys, values) = &self.layers[layer];
+        let queries = queries.reshape((slots, kv_heads, group, head_dim))?;
+        let products = queries.matmul(&seen(keys)?.t()?)?;
+        heads.weights(&products, mask)?.matmul(&seen(values)?)?.reshape((slots, heads.heads * head_dim))
+    }
+}

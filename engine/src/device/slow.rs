@@ -1,0 +1,268 @@
+//! The slow way: decoders that candle-transformers computes from the merging weight source.
+//!
+//! They take sequences of equal length only, keep their own caches, and return the last position's logits. So prompts
+//! are batched by length, and every token of a reference is a step of its own.
+
+use super::weights::{device_error, held_as};
+use crate::merge::CandleSource;
+use crate::model::{BaseModel, CandleConfig, CandleModel};
+use crate::run::{
+    FinishReason, Finished, PreparedPrompts, PreparedScores, PromptTokens, ReferenceScore, Sampler, Sampling,
+    ScoreTokens, WeightType, ending,
+};
+use crate::{EngineError, ItemError};
+use candle_core::{D, DType, Device, Result, Tensor};
+use candle_nn::VarBuilder;
+use candle_nn::ops::log_softmax;
+use candle_transformers::models::{helium, mixtral, olmo2, phi, starcoder2};
+
+/// Sequences that are computed together.
+const BATCH: usize = 16;
+
+/// A decoder of candle-transformers with the weights of one point.
+pub(crate) struct SlowDecoder {
+    config: CandleConfig,
+    device: Device,
+    dtype: DType,
+    /// Never run itself: every batch runs a copy, whose weights are shared and whose cache is empty.
+    model: Option<Model>,
+}
+
+/// A decoder with its cache. Cloning shares the weights.
+#[derive(Clone)]
+enum Model {
+    Phi(phi::Model),
+    Starcoder2(starcoder2::Model),
+    Olmo2(olmo2::Model),
+    Helium(helium::Model),
+    Mixtral(mixtral::Model),
+}
+
+impl Model {
+    fn load(config: &CandleConfig, weights: VarBuilder<'_>) -> Result<Self> {
+        Ok(match config {
+            CandleConfig::Phi(config) => Self::Phi(phi::Model::new(config, weights)?),
+            CandleConfig::Starcoder2(config) => Self::Starcoder2(starcoder2::Model::new(config, weights)?),
+            CandleConfig::Olmo2(config) => Self::Olmo2(olmo2::Model::new(config, weights)?),
+            CandleConfig::Helium(config) => Self::Helium(helium::Model::new(config, weights)?),
+            CandleConfig::Mixtral(config) => Self::Mixtral(mixtral::Model::new(config, weights)?),
+        })
+    }
+
+    /// Takes tokens in, `[batch, tokens]`, after `seen` earlier ones; logits after the last in f32,
+    /// `[batch, vocabulary]`.
+    fn forward(&mut self, tokens: &Tensor, seen: usize) -> Result<Tensor> {
+        let logits = match self {
+            Self::Phi(model) => model.forward(tokens)?,
+            Self::Starcoder2(model) => model.forward(tokens, seen)?,
+            Self::Olmo2(model) => model.forward(tokens, seen)?,
+            Self::Helium(model) => model.forward(tokens, seen)?,
+            Self::Mixtral(model) => model.forward(tokens, seen)?,
+        };
+        let width = logits.dim(D::Minus1)?;
+        logits.reshape((tokens.dim(0)?, width))?.to_dtype(DType::F32)
+    }
+}
+
+/// A batch being decoded.
+struct Batch<'a> {
+    device: &'a Device,
+    model: Model,
+    /// Tokens taken in.
+    seen: usize,
+}
+
+impl Batch<'_> {
+    /// Takes one or more tokens per sequence in, equally many for all; logits after the last.
+    fn take(&mut self, tokens: &[&[u32]]) -> Result<Tensor> {
+        let length = tokens.first().map_or(0, |tokens| tokens.len());
+        let rows = Tensor::from_vec(tokens.concat(), (tokens.len(), length), self.device)?;
+        let logits = self.model.forward(&rows, self.seen)?;
+        self.seen += length;
+        Ok(logits)
+    }
+
+    fn step(&mut self, tokens: &[u32]) -> Result<Tensor> {
+        self.take(&tokens.iter().map(std::slice::from_ref).collect::<Vec<_>>())
+    }
+}
+
+impl SlowDecoder {
+    /// A decoder without weights; `None` where the engine computes the architecture itself.
+    pub(crate) fn of(base: &BaseModel, dtype: WeightType, device: Option<&Device>) -> Option<Self> {
+        let (model, text): (CandleModel, &str) = base.config().candle_model()?;
+        let device = device.cloned().unwrap_or(Device::Cpu);
+        // What was parsed when the base was opened is parsed again.
+        let config = CandleConfig::parse(model, text).ok()?;
+        Some(Self { dtype: held_as(dtype, &device), config, device, model: None })
+    }
+
+    /// Takes over the weights of a point, tensor by tensor.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] naming a tensor that is missing or misshapen, or [`EngineError::OutOfMemory`].
+    pub(crate) fn fill(&mut self, source: CandleSource) -> std::result::Result<(), EngineError> {
+        // The old weights go first: two may not fit.
+        self.model = None;
+        let weights = VarBuilder::from_backend(Box::new(source), self.dtype, self.device.clone());
+        self.model = Some(
+            Model::load(&self.config, weights)
+                .map_err(device_error("building the model with candle-transformers"))?,
+        );
+        Ok(())
+    }
+
+    fn batch(&self) -> Result<Batch<'_>> {
+        let model = self.model.clone().ok_or_else(|| candle_core::Error::msg("no point is merged"))?;
+        Ok(Batch { device: &self.device, model, seen: 0 })
+    }
+
+    /// Scores every item at the decoder's point.
+    ///
+    /// # Errors
+    /// [`EngineError::OutOfMemory`] or [`EngineError::Device`].
+    pub(crate) fn score(
+        &self,
+        prepared: &PreparedScores,
+    ) -> std::result::Result<Vec<std::result::Result<Vec<ReferenceScore>, ItemError>>, EngineError> {
+        let mut sums: Vec<Vec<f64>> = prepared
+            .items
+            .iter()
+            .map(|item| vec![0.0; item.as_ref().map_or(0, |item| item.references.len())])
+            .collect();
+        let mut asked: Vec<(usize, usize, &ScoreTokens)> = Vec::new();
+        for (index, item) in prepared.items.iter().enumerate() {
+            let Ok(item) = item else { continue };
+            asked.extend((0..item.references.len()).map(|reference| (index, reference, &**item)));
+        }
+        asked.sort_by_key(|(_, _, item)| item.prompt.len());
+        for equal in asked.chunk_by(|a, b| a.2.prompt.len() == b.2.prompt.len()) {
+            for batch in equal.chunks(BATCH) {
+                let scores = self.score_batch(batch).map_err(device_error("scoring"))?;
+                for ((item, reference, _), score) in batch.iter().zip(scores) {
+                    sums[*item][*reference] = score;
+                }
+            }
+        }
+        let finish =
+            |(item, sums): (&std::result::Result<std::sync::Arc<ScoreTokens>, ItemError>, Vec<f64>)| {
+                let item = item.as_ref().map_err(Clone::clone)?;
+                if sums.iter().any(|sum| !sum.is_finite()) {
+                    return Err(ItemError::NonFinite);
+                }
+                let score = |(log_prob_sum, (tokens, bytes)): (f64, &(Vec<u32>, u32))| ReferenceScore {
+                    log_prob_sum,
+                    tokens: tokens.len() as u32,
+                    bytes: *bytes,
+                };
+                Ok(sums.into_iter().zip(&item.references).map(score).collect())
+            };
+        Ok(prepared.items.iter().zip(sums).map(finish).collect())
+    }
+
+    /// Σ log p of references after prompts of equal length.
+    fn score_batch(&self, asked: &[(usize, usize, &ScoreTokens)]) -> Result<Vec<f64>> {
+        let references: Vec<&[u32]> =
+            asked.iter().map(|(_, reference, item)| item.references[*reference].0.as_slice()).collect();
+        let longest = references.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
+        let mut sums = vec![0.0; asked.len()];
+        let mut batch = self.batch()?;
+        let prompts: Vec<&[u32]> = asked.iter().map(|(.., item)| item.prompt.as_slice()).collect();
+        let mut logits = batch.take(&prompts)?;
+        for position in 0..longest {
+            // A reference that has ended goes on with any token; nobody asks for it.
+            let tokens: Vec<u32> =
+                references.iter().map(|tokens| tokens.get(position).copied().unwrap_or(0)).collect();
+            let chosen = Tensor::new(tokens.as_slice(), &self.device)?.unsqueeze(1)?;
+            let chosen =
+                log_softmax(&logits, D::Minus1)?.gather(&chosen, 1)?.flatten_all()?.to_vec1::<f32>()?;
+            for ((sum, tokens), log_prob) in sums.iter_mut().zip(&references).zip(chosen) {
+                *sum += if position < tokens.len() { f64::from(log_prob) } else { 0.0 };
+            }
+            if position + 1 < longest {
+                logits = batch.step(&tokens)?;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Answers every prompt at the decoder's point.
+    ///
+    /// # Errors
+    /// [`EngineError::OutOfMemory`] or [`EngineError::Device`].
+    pub(crate) fn generate(
+        &self,
+        base: &BaseModel,
+        prepared: &PreparedPrompts,
+        settings: &Sampling,
+    ) -> std::result::Result<Vec<Finished>, EngineError> {
+        let mut ready: Vec<(usize, &PromptTokens)> = prepared.ready().collect();
+        ready.sort_by_key(|(_, prompt)| prompt.tokens.len());
+        let mut finished = Vec::with_capacity(ready.len());
+        for equal in ready.chunk_by(|a, b| a.1.tokens.len() == b.1.tokens.len()) {
+            for batch in equal.chunks(BATCH) {
+                let answers = self.generate_batch(base, batch, settings);
+                finished.extend(answers.map_err(device_error("generating"))?);
+            }
+        }
+        Ok(finished)
+    }
+
+    fn generate_batch(
+        &self,
+        base: &BaseModel,
+        prompts: &[(usize, &PromptTokens)],
+        settings: &Sampling,
+    ) -> Result<Vec<Finished>> {
+        let mut batch = self.batch()?;
+        let tokens: Vec<&[u32]> = prompts.iter().map(|(_, prompt)| &*prompt.tokens).collect();
+        let length = tokens.first().map_or(0, |tokens| tokens.len());
+        let limit = settings.max_new_tokens.min(base.config().context.saturating_sub(length));
+        let mut samplers: Vec<Sampler> =
+            prompts.iter().map(|(_, prompt)| Sampler::new(settings, prompt.seed)).collect();
+        let mut generated: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
+        let mut outcomes = vec![None; prompts.len()];
+        let mut logits = batch.take(&tokens)?;
+        loop {
+            let rows = logits.to_vec2::<f32>()?;
+            let mut next = vec![0; prompts.len()];
+            for (row, logits) in
+                rows.iter().enumerate().filter(|(row, _)| outcomes[*row].is_none()).collect::<Vec<_>>()
+            {
+                let Some(token) = samplers[row].next(logits) else {
+                    outcomes[row] = Some(Err(ItemError::NonFinite));
+                    continue;
+                };
+                generated[row].push(token);
+                next[row] = token;
+                outcomes[row] = ending(base, &generated[row], limit);
+            }
+            if outcomes.iter().all(Option::is_some) {
+                break;
+            }
+            logits = batch.step(&next)?;
+        }
+        let finish = |((prompt, outcome), tokens): ((&(usize, &PromptTokens), Option<_>), Vec<u32>)| {
+            let outcome: std::result::Result<FinishReason, ItemError> =
+                outcome.unwrap_or(Ok(FinishReason::Length));
+            (prompt.0, outcome.map(|finish| (tokens, finish)))
+        };
+        Ok(prompts.iter().zip(outcomes).zip(generated).map(finish).collect())
+    }
+
+    /// Logits after every token of one sequence.
+    ///
+    /// # Errors
+    /// [`EngineError::OutOfMemory`] or [`EngineError::Device`].
+    pub(crate) fn all_logits(&self, tokens: &[u32]) -> std::result::Result<Vec<Vec<f32>>, EngineError> {
+        let logits = || {
+            let mut batch = self.batch()?;
+            let mut rows = Vec::with_capacity(tokens.len());
+            for token in tokens {
+                rows.extend(batch.step(&[*token])?.to_vec2::<f32>()?);
+            }
+            Ok(rows)
+        };
+        logits().map_err(device_error("computing logits"))
+    }
+}
