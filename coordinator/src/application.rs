@@ -4,6 +4,7 @@ pub(crate) mod answering;
 pub(crate) mod leasing;
 mod pace;
 pub(crate) mod progress;
+pub(crate) mod racing;
 pub(crate) mod sampling;
 pub(crate) mod sweeps;
 pub(crate) mod workers;

@@ -100,7 +100,7 @@ fn assure(answers: &[Answer], problem: &Problem, searched: &[SearchPoint]) -> Ve
             SearchState::Measured { log_probs, judged } => {
                 Some(Measured { point: &searched.point, log_probs, judged: judged.as_deref() })
             }
-            SearchState::Pending | SearchState::GivenUp => None,
+            SearchState::Pending | SearchState::GivenUp | SearchState::Raced => None,
         })
         .collect();
     let known = assurances(problem, &measured).unwrap_or_default();
