@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Fingerprint, FingerprintBuilder, Levels, LevelsError, Normalisation, Query, QueryError, QuerySet,
-    QuerySlice, Racing, RacingProblem, Reading, Space, SpaceError, Strategy, StrategyError, Target, TargetError,
+    QuerySlice, Racing, RacingProblem, Reading, Space, SpaceError, Strategy, StrategyError, Target,
+    TargetError,
 };
 
 /// The element type that merged weights are held in.

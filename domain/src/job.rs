@@ -133,7 +133,15 @@ macro_rules! text_form {
 
 text_form!(Rung, "rung", Likelihood = "likelihood", Generation = "generation", Judgement = "judgement");
 text_form!(QuerySet, "query set", Search = "search", Confirm = "confirm");
-text_form!(JobState, "job state", Ready = "ready", Leased = "leased", Done = "done", Parked = "parked", Raced = "raced");
+text_form!(
+    JobState,
+    "job state",
+    Ready = "ready",
+    Leased = "leased",
+    Done = "done",
+    Parked = "parked",
+    Raced = "raced"
+);
 
 #[cfg(test)]
 mod tests {

@@ -77,12 +77,7 @@ impl Batch {
     }
 
     /// The request that reports the batch.
-    pub(crate) fn into_request(
-        self,
-        worker: String,
-        lease: v1::LeaseRef,
-        stage: Stage,
-    ) -> v1::ReportRequest {
+    pub(crate) fn into_request(self, worker: String, lease: v1::LeaseRef, stage: Stage) -> v1::ReportRequest {
         v1::ReportRequest {
             worker,
             lease: Some(lease),

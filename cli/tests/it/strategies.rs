@@ -167,7 +167,8 @@ fn a_raced_sweep_has_the_same_best_points_for_measurably_fewer_evaluations() {
     assert!(check.contains("given up early"), "{check}");
     let facts = succeed(avsweep(folder.path()).args(["sweep", "show", SWEEP]));
     assert!(facts.contains(&format!("{raced} points given up early, {saved} evaluations saved")), "{facts}");
-    let export = avsweep(folder.path()).args(["export", SWEEP, "--format", "csv"]).output().expect("it starts");
+    let export =
+        avsweep(folder.path()).args(["export", SWEEP, "--format", "csv"]).output().expect("it starts");
     let said = String::from_utf8_lossy(&export.stderr);
     assert!(said.contains(&format!("{raced} points were given up early")), "{said}");
     let grid = fail(avsweep(folder.path()).args(["export", SWEEP, "--format", "grid", "--out", "x.avgrid"]));
@@ -181,7 +182,11 @@ fn racing_that_does_not_fit_is_refused_with_file_and_key() {
         ("{kind: grid}", "{block: 0}", "evaluation.racing.block: 0"),
         ("{kind: grid}", "{error: 1}", "evaluation.racing.error is 1; a number from 0 to below 1 is wanted"),
         ("{kind: grid}", "{blocks: 5}", "evaluation.racing.blocks: unknown key (did you mean 'block'?)"),
-        ("{kind: grid}", "{}, likelihood: none, generation: all", "evaluation.racing needs 'likelihood: all'"),
+        (
+            "{kind: grid}",
+            "{}, likelihood: none, generation: all",
+            "evaluation.racing needs 'likelihood: all'",
+        ),
     ] {
         let folder = TempDir::new().expect("a temporary folder");
         let sweep = SweepText::new(SWEEP, "0.5").with(

@@ -80,7 +80,10 @@ impl Coordinator {
             // The jobs are leased: what cannot be looked up now must not keep them from going out, whole.
             if job.rung == Rung::Likelihood
                 && let Ok(Some(definition)) = self.raced(job.sweep).await
-                && job.ordinals.iter().all(|ordinal| definition.slice(QuerySet::Search).ordinals().contains(ordinal))
+                && job
+                    .ordinals
+                    .iter()
+                    .all(|ordinal| definition.slice(QuerySet::Search).ordinals().contains(ordinal))
             {
                 let problem = Problem::of(&definition);
                 if let Some(race) = race(&definition, &problem) {

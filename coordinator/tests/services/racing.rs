@@ -41,8 +41,17 @@ struct Raced {
 }
 
 impl Raced {
+    async fn in_memory(definition: &SweepDefinition) -> anyhow::Result<Self> {
+        Self::over(SqliteStore::open(&SqliteStoreOptions::memory()).await?, definition).await
+    }
+
+    /// Over a file that may be there already.
     async fn open(file: &Path, definition: &SweepDefinition) -> anyhow::Result<Self> {
-        let store = Arc::new(SqliteStore::open(&SqliteStoreOptions::file(file)).await?);
+        Self::over(SqliteStore::open(&SqliteStoreOptions::file(file)).await?, definition).await
+    }
+
+    async fn over(store: SqliteStore, definition: &SweepDefinition) -> anyhow::Result<Self> {
+        let store = Arc::new(store);
         let shared = Arc::clone(&store) as Arc<dyn Store>;
         let cluster = Cluster::over(shared, ManualClock::default(), one_job_a_point()).await;
         cluster.coordinator.reap_all().await?;
@@ -57,7 +66,8 @@ impl Raced {
             ensure!(self.cluster.work(&self.definition, job).await?, "the lease was lost");
             return Ok(job.ordinals.len() as u64);
         };
-        let lengths = if job.blocks.is_empty() { vec![job.ordinals.len() as u32] } else { job.blocks.clone() };
+        let lengths =
+            if job.blocks.is_empty() { vec![job.ordinals.len() as u32] } else { job.blocks.clone() };
         ensure!(lengths.iter().sum::<u32>() as usize == job.ordinals.len(), "{job:?}");
         let mut done = 0;
         for length in lengths.into_iter().take(blocks) {
@@ -105,8 +115,7 @@ impl Raced {
 
 #[tokio::test]
 async fn a_raced_grid_has_the_same_answers_for_fewer_evaluations() -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
-    let whole = Raced::open(&folder.path().join("whole.db"), &definition(Strategy::Grid, None)).await?;
+    let whole = Raced::in_memory(&definition(Strategy::Grid, None)).await?;
     let all = whole.run().await?;
     assert_eq!(all, 441 * 40);
     let answers = |best: v1::BestPointsResponse| -> Vec<_> {
@@ -116,7 +125,7 @@ async fn a_raced_grid_has_the_same_answers_for_fewer_evaluations() -> anyhow::Re
 
     for error in [0.0, 0.05] {
         let raced = definition(Strategy::Grid, Some(Racing { error, ..CERTAIN }));
-        let raced = Raced::open(&folder.path().join(format!("raced {error}.db")), &raced).await?;
+        let raced = Raced::in_memory(&raced).await?;
         let evaluations = raced.run().await?;
         let progress = raced.progress().await?;
         assert_eq!(answers(raced.cluster.best(&raced.definition).await?), wanted, "error {error}");
@@ -133,11 +142,10 @@ async fn a_raced_grid_has_the_same_answers_for_fewer_evaluations() -> anyhow::Re
 
 #[tokio::test]
 async fn with_one_worker_a_race_is_repeated_exactly() -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
     let mut seen = Vec::new();
-    for run in 0..2 {
+    for _ in 0..2 {
         let definition = definition(Strategy::Grid, Some(CERTAIN));
-        let raced = Raced::open(&folder.path().join(format!("{run}.db")), &definition).await?;
+        let raced = Raced::in_memory(&definition).await?;
         raced.run().await?;
         seen.push((raced.raced_points().await?, raced.cluster.results("tiny").await?));
     }
@@ -152,26 +160,21 @@ async fn a_race_goes_on_after_a_restart_and_loses_no_result() -> anyhow::Result<
     let definition = definition(Strategy::Grid, Some(CERTAIN));
     let mut evaluations = 0;
     // Restarted again and again with a block of some job done.
-    for _ in 0..30 {
+    for _ in 0..20 {
         let raced = Raced::open(&file, &definition).await?;
-        raced.cluster.coordinator.plan_once().await?;
-        for _ in 0..5 {
+        for blocks in [usize::MAX, usize::MAX, usize::MAX, 2] {
+            raced.cluster.coordinator.plan_once().await?;
             let job = raced.cluster.lease(&ALL_RUNGS, 1).await?.pop().context("a job")?;
-            evaluations += raced.work(&job, usize::MAX).await?;
+            evaluations += raced.work(&job, blocks).await?;
         }
-        let job = raced.cluster.lease(&ALL_RUNGS, 1).await?.pop().context("a job")?;
-        evaluations += raced.work(&job, 2).await?;
     }
     let raced = Raced::open(&file, &definition).await?;
     evaluations += raced.run().await?;
     let progress = raced.progress().await?;
     assert_eq!((progress.results, progress.duplicate_results), (evaluations, 0));
     assert_eq!(progress.points_done + progress.points_raced, 441);
-    let perfect = Raced::open(&folder.path().join("whole.db"), &SweepDefinition {
-        evaluation: avsweep_domain::Evaluation { racing: None, ..definition.evaluation },
-        ..definition.clone()
-    })
-    .await?;
+    let evaluation = avsweep_domain::Evaluation { racing: None, ..definition.evaluation };
+    let perfect = Raced::in_memory(&SweepDefinition { evaluation, ..definition.clone() }).await?;
     perfect.run().await?;
     let points = |best: v1::BestPointsResponse| -> Vec<_> {
         best.answers.into_iter().map(|answer| answer.point).collect()
@@ -185,9 +188,8 @@ async fn a_race_goes_on_after_a_restart_and_loses_no_result() -> anyhow::Result<
 
 #[tokio::test]
 async fn a_raced_point_counts_for_the_strategy_as_given_up() -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
     let definition = definition(hierarchical(), Some(CERTAIN));
-    let raced = Raced::open(&folder.path().join("store.db"), &definition).await?;
+    let raced = Raced::in_memory(&definition).await?;
     raced.run().await?;
     let points = raced.raced_points().await?;
     assert!(!points.is_empty());
@@ -205,13 +207,12 @@ async fn a_raced_point_counts_for_the_strategy_as_given_up() -> anyhow::Result<(
 /// What was to be generated at a raced point is not, but for those who ask.
 #[tokio::test]
 async fn a_raced_point_gets_no_texts_unless_somebody_samples_it() -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
     let mut definition = definition(Strategy::Grid, Some(CERTAIN));
     definition.evaluation.generation = Coverage::All;
-    let raced = Raced::open(&folder.path().join("store.db"), &definition).await?;
+    let raced = Raced::in_memory(&definition).await?;
     raced.run().await?;
     let progress = raced.progress().await?;
-    let counts = |rung: v1::Rung| progress.rungs.iter().find(|counts| counts.rung() == rung).cloned();
+    let counts = |rung: v1::Rung| progress.rungs.iter().find(|counts| counts.rung() == rung).copied();
     let likelihood = counts(v1::Rung::Likelihood).context("counts")?;
     let generation = counts(v1::Rung::Generation).context("counts")?;
     assert!(likelihood.raced > 100);

@@ -2,8 +2,8 @@
 
 use avsweep_domain::{
     Coefficient, Coverage, DecodeSettings, DefinitionError, DomainDefinition, Dtype, Evaluation,
-    JudgeProvider, JudgeSettings, Levels, Message, ModelSource, Query, Racing, Range, Role, Space, SweepDefinition,
-    VectorSource,
+    JudgeProvider, JudgeSettings, Levels, Message, ModelSource, Query, Racing, Range, Role, Space,
+    SweepDefinition, VectorSource,
 };
 
 use super::word::{fingerprint, ticks};

@@ -135,7 +135,8 @@ fn ordinals_are_asked_in_the_blocks_of_the_race() {
 fn what_is_known_out_of_turn_does_not_count_as_asked() {
     let problem = Problem::of(&definition(2, 10, 5));
     let race = Race::new(&problem, Racing { block: 4, error: 0.0, seed: 7 }).expect("a rule");
-    let known: Vec<u32> = race.order(0)[..3].iter().chain(&race.order(0)[4..]).map(|query| *query as u32).collect();
+    let known: Vec<u32> =
+        race.order(0)[..3].iter().chain(&race.order(0)[4..]).map(|query| *query as u32).collect();
     let asked = race.asked(|ordinal| known.contains(&ordinal).then_some(Level(1)));
     assert_eq!(asked[0], Asked { queries: 3, counts: vec![0, 3, 0] });
     assert_eq!(asked[1], Asked { queries: 0, counts: vec![0, 0, 0] });

@@ -231,18 +231,20 @@ pub(super) async fn retry(store: &SqliteStore, sweep: SweepId, jobs: &[JobId]) -
         }
     }
     let statement = match listed {
-        None => "UPDATE jobs SET state = 'ready', lost = 0, errors = 0 WHERE sweep = ?1 AND state = 'parked' AND ?2 IS NULL",
+        None => {
+            "UPDATE jobs SET state = 'ready', lost = 0, errors = 0 WHERE sweep = ?1 AND state = 'parked' AND ?2 IS NULL"
+        }
         Some(_) => {
             "UPDATE jobs SET state = 'ready', lost = 0, errors = 0
              WHERE sweep = ?1 AND state IN ('parked', 'raced') AND id IN (SELECT value FROM json_each(?2))"
         }
     };
     let done = sqlx::query(statement)
-    .bind(sweep.0)
-    .bind(listed)
-    .execute(&mut *transaction)
-    .await
-    .during(OPERATION)?;
+        .bind(sweep.0)
+        .bind(listed)
+        .execute(&mut *transaction)
+        .await
+        .during(OPERATION)?;
     if done.rows_affected() > 0 && state == SweepState::Done {
         sweeps::write_state(&mut transaction, sweep, SweepState::Running).await?;
     }

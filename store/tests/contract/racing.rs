@@ -58,7 +58,10 @@ pub(crate) async fn a_raced_job_is_closed_with_what_else_was_planned_at_its_poin
         assert_eq!(store.close_raced(&lost.lease.reference, NOW).await?, LeaseStatus::Lost);
     }
     let seen = store.search_points(id, PointFilter::All).await?;
-    assert_eq!(seen.iter().map(|point| &point.state).collect::<Vec<_>>(), [&SearchState::Raced, &SearchState::Pending]);
+    assert_eq!(
+        seen.iter().map(|point| &point.state).collect::<Vec<_>>(),
+        [&SearchState::Raced, &SearchState::Pending]
+    );
     let next = store.lease(&claim(&[Rung::Likelihood, Rung::Generation], 9), NOW).await?;
     assert_eq!(next.iter().map(|job| job.point.clone()).collect::<Vec<_>>(), [point("0.5,0")]);
     tallies_equal_a_recount(store, id, &definition).await
@@ -68,10 +71,9 @@ pub(crate) async fn a_lost_lease_closes_nothing(store: &dyn Store) -> Result<()>
     let id = create(store, &definition("s")).await?;
     plan(store, id, vec![job("0,0", Rung::Likelihood, SEARCH)]).await?;
     let reference = lease_one(store).await?.lease.reference;
-    for wrong in [
-        LeaseRef { token: token(), ..reference },
-        LeaseRef { attempt: reference.attempt + 1, ..reference },
-    ] {
+    for wrong in
+        [LeaseRef { token: token(), ..reference }, LeaseRef { attempt: reference.attempt + 1, ..reference }]
+    {
         assert_eq!(store.close_raced(&wrong, NOW).await?, LeaseStatus::Lost);
     }
     assert_eq!(store.close_raced(&reference, LATER).await?, LeaseStatus::Lost);
@@ -82,7 +84,9 @@ pub(crate) async fn a_lost_lease_closes_nothing(store: &dyn Store) -> Result<()>
     Ok(())
 }
 
-pub(crate) async fn a_raced_job_that_is_wanted_after_all_goes_on_where_it_was(store: &dyn Store) -> Result<()> {
+pub(crate) async fn a_raced_job_that_is_wanted_after_all_goes_on_where_it_was(
+    store: &dyn Store,
+) -> Result<()> {
     let definition = definition("s");
     let id = create(store, &definition).await?;
     plan(store, id, vec![job("0,0", Rung::Likelihood, SEARCH)]).await?;

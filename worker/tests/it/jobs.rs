@@ -201,7 +201,9 @@ async fn nothing_more_of_a_job_is_evaluated_once_its_rest_is_unwanted() {
     assert_eq!(chunks.lock().unwrap().iter().sum::<usize>(), 45);
     let reports = |wanted: i64| {
         let of_job = state.events.iter().filter_map(|(_, event)| match event {
-            Event::Report { job, ordinals, finished, .. } if *job == wanted => Some((ordinals.len(), *finished)),
+            Event::Report { job, ordinals, finished, .. } if *job == wanted => {
+                Some((ordinals.len(), *finished))
+            }
             _ => None,
         });
         of_job.collect::<Vec<_>>()
