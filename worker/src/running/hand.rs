@@ -37,8 +37,9 @@ impl Running {
         self.give_back(unfit.into_iter().map(|(lease, _)| lease).collect()).await;
         let mut leased = leased.into_iter();
         while let Some((lease, wire)) = leased.next() {
+            let is_raced = !wire.blocks.is_empty();
             match self.definitions.read(&self.coordinator, wire).await {
-                Ok((task, blocks)) => self.queue(lease, task, blocks),
+                Ok((task, blocks)) => self.queue(lease, task, blocks, is_raced),
                 Err(ReadError::Job(error)) => self.fail(&lease, error_chain(&error)).await,
                 Err(ReadError::Coordinator(status)) => {
                     let unread = std::iter::once(lease).chain(leased.map(|(lease, _)| lease));
@@ -53,7 +54,7 @@ impl Running {
         Ok(())
     }
 
-    fn queue(&mut self, lease: HeldLease, task: Task, blocks: Vec<Vec<u32>>) {
+    fn queue(&mut self, lease: HeldLease, task: Task, blocks: Vec<Vec<u32>>, is_raced: bool) {
         let number = self.next_number;
         self.next_number += 1;
         let unwanted = lease.work_token();
@@ -61,7 +62,7 @@ impl Running {
         let job = QueuedJob { number, task: Arc::new(task), blocks, unwanted: unwanted.clone() };
         let batch = Batch::new(rung);
         let reported = Instant::now();
-        self.held.insert(number, HeldJob { lease, sweep, point, unwanted, batch, rung, reported });
+        self.held.insert(number, HeldJob { lease, sweep, point, is_raced, unwanted, batch, rung, reported });
         self.queue.push(job);
     }
 
@@ -146,7 +147,9 @@ impl Running {
         }
         let batch = std::mem::replace(&mut held.batch, Batch::new(held.rung));
         let results = batch.len() as u64;
-        let request = batch.into_request(self.options.name.0.clone(), held.lease.reference(), stage);
+        let mut request = batch.into_request(self.options.name.0.clone(), held.lease.reference(), stage);
+        // Whoever races no point need not be asked about a race.
+        request.block_done &= held.is_raced;
         let answer = self
             .coordinator
             .call("Report", |mut client| {

@@ -33,6 +33,8 @@ struct HeldJob {
     lease: HeldLease,
     sweep: i64,
     point: Point,
+    /// Its queries come in blocks.
+    is_raced: bool,
     unwanted: CancellationToken,
     batch: Batch,
     rung: Rung,
