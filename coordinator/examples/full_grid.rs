@@ -105,6 +105,7 @@ fn evaluate(job: &v1::LeasedJob) -> v1::ReportRequest {
         finished: true,
         timings: None,
         usage: None,
+        block_done: false,
     }
 }
 
@@ -142,6 +143,7 @@ fn definition() -> SweepDefinition {
             generation: Coverage::None,
             finalists_per_target: 1,
             decode: DecodeSettings { max_new_tokens: 8, temperature: 0.0, top_p: 1.0, seed: 0 },
+            racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.5 }, rubric: String::new() },
     }

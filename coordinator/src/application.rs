@@ -5,6 +5,7 @@ mod convergence;
 pub(crate) mod leasing;
 mod pace;
 pub(crate) mod progress;
+pub(crate) mod racing;
 pub(crate) mod sampling;
 pub(crate) mod sweeps;
 pub(crate) mod workers;

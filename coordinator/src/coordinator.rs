@@ -6,6 +6,7 @@ use avsweep_domain::LeaseToken;
 use avsweep_store::Store;
 use tokio_util::sync::CancellationToken;
 
+use crate::application::racing::Races;
 use crate::application::workers::WorkerNotes;
 use crate::clock::DatabaseClock;
 use crate::metrics::{GaugeCache, MeasuredStore, Metrics};
@@ -28,6 +29,7 @@ pub struct Coordinator {
     pub(crate) settings: Settings,
     pub(crate) signals: Signals,
     pub(crate) cursors: Cursors,
+    pub(crate) races: Races,
     pub(crate) workers: WorkerNotes,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) gauge_cache: GaugeCache,
@@ -74,6 +76,7 @@ impl Coordinator {
             settings,
             signals: Signals::default(),
             cursors: Cursors::default(),
+            races: Races::default(),
             workers: WorkerNotes::default(),
             metrics,
             gauge_cache: GaugeCache::default(),

@@ -40,7 +40,7 @@ struct Pass {
 
 /// Closed likelihood jobs: the choice of finalists depends on no other number.
 fn closed(totals: &SweepTotals) -> (u64, u64) {
-    (totals.likelihood.done, totals.likelihood.parked)
+    (totals.likelihood.done + totals.likelihood.raced, totals.likelihood.parked)
 }
 
 impl Coordinator {
@@ -56,6 +56,7 @@ impl Coordinator {
             running.into_iter().filter(|sweep| sweep.state == SweepState::Running).collect();
         let ids: HashSet<SweepId> = running.iter().map(|sweep| sweep.id).collect();
         self.cursors.lock().await.retain(|sweep, _| ids.contains(sweep));
+        self.races.retain(|sweep| ids.contains(sweep));
         let adaptive = running.iter().filter(|sweep| is_adaptive(&sweep.definition.strategy));
         self.cursors.note_adaptive(adaptive.map(|sweep| sweep.id).collect());
         for record in running {
@@ -273,6 +274,9 @@ impl Coordinator {
             reused = planned.reused_jobs,
             "planned"
         );
+        if planned.reused_jobs > 0 {
+            self.races.look_anew(turn.guard.sweep);
+        }
         self.signals.changed();
         if planned.new_jobs > 0 {
             self.signals.jobs_ready();

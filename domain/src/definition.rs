@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Fingerprint, FingerprintBuilder, Levels, LevelsError, Normalisation, Query, QueryError, QuerySet,
-    QuerySlice, Reading, Space, SpaceError, Strategy, StrategyError, Target, TargetError,
+    QuerySlice, Racing, RacingProblem, Reading, Space, SpaceError, Strategy, StrategyError, Target,
+    TargetError,
 };
 
 /// The element type that merged weights are held in.
@@ -101,6 +102,9 @@ pub struct Evaluation {
     pub finalists_per_target: u32,
     /// Decoding.
     pub decode: DecodeSettings,
+    /// Whether points that are out of reach are given up early; `None` measures every point in full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub racing: Option<Racing>,
 }
 
 /// Who judges.
@@ -164,6 +168,9 @@ pub struct SweepDefinition {
 /// What is wrong with a definition.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum DefinitionError {
+    /// Points cannot be raced.
+    #[error(transparent)]
+    Racing(#[from] RacingProblem),
     /// The name could not be used in a path or a command.
     #[error("sweep name '{0}' must be 1 to 100 letters, digits, '-', '_' or '.', and not only digits")]
     BadName(String),
@@ -352,6 +359,9 @@ impl SweepDefinition {
                 "1 to 1000",
             );
         }
+        if let Some(racing) = &evaluation.racing {
+            racing.check(evaluation.likelihood, &self.strategy, self.domains.len(), self.levels.len())?;
+        }
         match &self.judge.provider {
             JudgeProvider::Reference { threshold } if !(0.0..=1.0).contains(threshold) => {
                 out_of_range("judge.threshold", threshold, "0 to 1")
@@ -508,7 +518,10 @@ impl SweepDefinition {
             .integer(coverage(self.evaluation.generation))
             .integer(i64::from(self.evaluation.finalists_per_target))
             .fingerprint(&self.decode_fingerprint())
-            .fingerprint(&self.judge_fingerprint())
-            .finish()
+            .fingerprint(&self.judge_fingerprint());
+        if let Some(racing) = &self.evaluation.racing {
+            racing.add_to(&mut builder);
+        }
+        builder.finish()
     }
 }

@@ -64,7 +64,7 @@ impl QuerySlice {
 /// Where a job stands.
 ///
 /// `Ready → Leased → Done`; a lost or failed attempt leads back to `Ready`, or to `Parked` over its limit, from where
-/// only a user's retry leads back.
+/// only a user's retry leads back. A race that is lost leads from `Ready` and `Leased` to `Raced`, for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
@@ -76,6 +76,8 @@ pub enum JobState {
     Done,
     /// Over a failure limit; its last error says why.
     Parked,
+    /// Closed early: its point is out of reach for every target, the rest of its queries is not evaluated.
+    Raced,
 }
 
 /// How often an attempt may fail before its job is parked.
@@ -131,7 +133,15 @@ macro_rules! text_form {
 
 text_form!(Rung, "rung", Likelihood = "likelihood", Generation = "generation", Judgement = "judgement");
 text_form!(QuerySet, "query set", Search = "search", Confirm = "confirm");
-text_form!(JobState, "job state", Ready = "ready", Leased = "leased", Done = "done", Parked = "parked");
+text_form!(
+    JobState,
+    "job state",
+    Ready = "ready",
+    Leased = "leased",
+    Done = "done",
+    Parked = "parked",
+    Raced = "raced"
+);
 
 #[cfg(test)]
 mod tests {

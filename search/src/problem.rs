@@ -16,6 +16,8 @@ pub struct Problem {
     domains: Vec<DomainShape>,
     strategy: Strategy,
     rung: SearchRung,
+    /// Whether a grid is visited all over the space from the first: a race is decided by points that are far apart.
+    spread: bool,
 }
 
 /// A domain's name and how many queries its points are chosen by.
@@ -92,6 +94,7 @@ impl Problem {
                 Reading::Likelihood(_) => SearchRung::Likelihood,
                 Reading::Judgement => SearchRung::Judgement,
             },
+            spread: definition.evaluation.racing.is_some(),
         }
     }
 
@@ -107,7 +110,7 @@ impl Problem {
         rung: SearchRung,
     ) -> Result<Self, StrategyError> {
         strategy.check(&space, domains.len(), levels.len())?;
-        Ok(Self { space, levels: levels.len(), domains, strategy, rung })
+        Ok(Self { space, levels: levels.len(), domains, strategy, rung, spread: false })
     }
 
     /// The space.
@@ -128,6 +131,11 @@ impl Problem {
     /// The strategy.
     pub fn strategy(&self) -> &Strategy {
         &self.strategy
+    }
+
+    /// Whether a grid is visited all over the space from the first.
+    pub(crate) fn is_spread(&self) -> bool {
+        self.spread
     }
 
     /// What points are chosen by.

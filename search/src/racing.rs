@@ -5,29 +5,23 @@
 //! by the hypergeometric distribution. The best points' rates are over the very same queries, so that nothing but the
 //! unasked ones is uncertain. A point is stopped when its bounded value is not above the best one's for any target.
 
-use avsweep_domain::Level;
+mod standing;
+
+use std::collections::HashMap;
+
+use avsweep_domain::{Level, Racing};
 use rand::RngExt as _;
+
+pub use standing::Standing;
 
 use crate::problem::Problem;
 use crate::random::stream;
-
-/// How a race is run.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RacingRule {
-    /// Queries of each domain asked at a time; at least 1.
-    pub block: u32,
-    /// Of the points that would have bettered some target, at most this share is stopped; 0 stops only what is certain.
-    pub error: f64,
-    /// Another seed asks in another order.
-    pub seed: u64,
-}
 
 /// A race over a problem's search queries.
 #[derive(Clone, Debug)]
 pub struct Race<'a> {
     problem: &'a Problem,
-    rule: RacingRule,
+    rule: Racing,
     order: Vec<Vec<usize>>,
 }
 
@@ -57,7 +51,7 @@ impl<'a> Race<'a> {
     ///
     /// # Errors
     /// When a block is empty, or the error is no share below 1.
-    pub fn new(problem: &'a Problem, rule: RacingRule) -> Result<Self, RacingError> {
+    pub fn new(problem: &'a Problem, rule: Racing) -> Result<Self, RacingError> {
         if rule.block == 0 {
             return Err(RacingError {
                 field: "block",
@@ -102,6 +96,48 @@ impl<'a> Race<'a> {
         self.order.iter().map(|order| &order[of_domain(order)]).collect()
     }
 
+    /// Some of the search queries, by their ordinals (the domains' queries one after another), in the blocks that they
+    /// are asked in, each ascending; blocks without any are left out.
+    pub fn blocks_of(&self, ordinals: &[u32]) -> Vec<Vec<u32>> {
+        let mut block_of = HashMap::new();
+        let mut first = 0;
+        for order in &self.order {
+            for (place, query) in order.iter().enumerate() {
+                block_of.insert(first + *query as u32, place / self.rule.block as usize);
+            }
+            first += order.len() as u32;
+        }
+        let mut blocks = vec![Vec::new(); self.blocks().max(1)];
+        let last = blocks.len() - 1;
+        for ordinal in ordinals {
+            // One that is none of these queries has no turn.
+            blocks[block_of.get(ordinal).copied().unwrap_or(last)].push(*ordinal);
+        }
+        blocks.retain(|block| !block.is_empty());
+        blocks.iter_mut().for_each(|block| block.sort_unstable());
+        blocks
+    }
+
+    /// What the queries asked so far showed, from the levels of those that have a result, by ordinal.
+    ///
+    /// Of each domain only the queries up to the first one without a result count: what else is known (another sweep
+    /// may have measured it) is no random sample.
+    pub fn asked(&self, level: impl Fn(u32) -> Option<Level>) -> Vec<Asked> {
+        let mut first = 0;
+        let of_domain = |order: &Vec<usize>| {
+            let mut asked = Asked { queries: 0, counts: vec![0; self.problem.levels()] };
+            for level in order.iter().map_while(|query| level(first + *query as u32)) {
+                asked.queries += 1;
+                if let Some(count) = asked.counts.get_mut(level.index()) {
+                    *count += 1;
+                }
+            }
+            first += order.len() as u32;
+            asked
+        };
+        self.order.iter().map(of_domain).collect()
+    }
+
     /// Whether the rest of a point's queries can be skipped: for no target will its value exceed `best`, but with the
     /// probability of the rule's error.
     ///
@@ -132,17 +168,27 @@ fn most(count: u32, asked: u32, n: u32, error: f64) -> u32 {
     let certain = count + n.saturating_sub(asked);
     let logs = log_factorials(n);
     let choose = |n: u32, k: u32| logs[n as usize] - logs[k as usize] - logs[(n - k) as usize];
+    if error <= 0.0 {
+        return certain;
+    }
+    let is_likely = |total: u32| {
+        let fewest = asked.saturating_sub(n - total);
+        let found: f64 = (fewest..=count.min(asked))
+            .map(|hits| (choose(total, hits) + choose(n - total, asked - hits) - choose(n, asked)).exp())
+            .sum();
+        found > error
+    };
     // The probability of at most `count` hits falls as the total grows.
-    (count..=certain)
-        .rev()
-        .find(|total| {
-            let fewest = asked.saturating_sub(n - total);
-            let found: f64 = (fewest..=count.min(asked))
-                .map(|hits| (choose(*total, hits) + choose(n - total, asked - hits) - choose(n, asked)).exp())
-                .sum();
-            found > error
-        })
-        .unwrap_or(count)
+    let (mut likely, mut unlikely) = (count, certain + 1);
+    while likely + 1 < unlikely {
+        let middle = likely + (unlikely - likely) / 2;
+        if is_likely(middle) {
+            likely = middle;
+        } else {
+            unlikely = middle;
+        }
+    }
+    likely
 }
 
 fn log_factorials(n: u32) -> Vec<f64> {

@@ -50,11 +50,32 @@ fn known_points(problem: &Problem, start: u64, count: usize) -> Vec<Point> {
         sequence(space, seed, usize::try_from(end).unwrap_or(usize::MAX)).split_off(start as usize)
     };
     match problem.strategy() {
-        Strategy::Grid => (start..end).map_while(|index| space.grid_point(index)).collect(),
+        Strategy::Grid => {
+            let place = |index| if problem.is_spread() { spread(index, planned) } else { index };
+            (start..end).map_while(|index| space.grid_point(place(index))).collect()
+        }
         Strategy::Random(settings) => head(sequence::random, settings.seed),
         Strategy::Sobol(settings) => head(sequence::sobol, settings.seed),
         Strategy::Hierarchical(_) | Strategy::Bayesian(_) => Vec::new(),
     }
+}
+
+/// The place of a number below `size` in an order of all of them that leaves no large gaps: multiples of the golden
+/// ratio's share of `size`.
+fn spread(index: u64, size: u64) -> u64 {
+    const GOLDEN: f64 = 0.618_033_988_749_894_9;
+    let gcd = |mut left: u64, mut right: u64| {
+        while right > 0 {
+            (left, right) = (right, left % right);
+        }
+        left
+    };
+    let mut stride = ((size as f64 * GOLDEN) as u64).max(1);
+    // The next number prime to the size comes soon; each place is then visited once.
+    while gcd(stride, size) != 1 {
+        stride += 1;
+    }
+    (u128::from(index) * u128::from(stride) % u128::from(size.max(1))) as u64
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! The targets of a sweep, where they can be counted.
 
+pub use avsweep_domain::MAX_TARGETS;
 use avsweep_domain::{SweepDefinition, Target};
-
-/// With more targets than this, ranking them all would take longer than it is worth (10 domains of 3 levels make 59,049).
-pub const MAX_TARGETS: usize = 10_000;
 
 /// Every target of a sweep: a level for every domain; `None` when there are more than [`MAX_TARGETS`].
 pub fn all_targets(definition: &SweepDefinition) -> Option<Vec<Target>> {

@@ -310,6 +310,13 @@ impl Store for SimulatedStore {
         answer
     }
 
+    async fn close_raced(&self, lease: &LeaseRef, now: Timestamp) -> Result<LeaseStatus, StoreError> {
+        self.write("close_raced", self.inner.close_raced(lease, now), |laws, answer, seen| {
+            laws.closed_raced(lease, now, answer, seen)
+        })
+        .await
+    }
+
     async fn release(&self, leases: &[LeaseRef], now: Timestamp) -> Result<(), StoreError> {
         self.write("release", self.inner.release(leases, now), |laws, answer, seen| {
             laws.released(leases, now, answer, seen)

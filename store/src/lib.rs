@@ -176,6 +176,15 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// last report leaves queries without a result; [`StoreError::NoSuchJob`]. Nothing is stored then.
     async fn report(&self, report: &Report, now: Timestamp) -> Result<LeaseStatus, StoreError>;
 
+    /// Closes a likelihood job under its lease because its point is out of reach for every target, and with it whatever
+    /// else was planned at the point and is not done: its queries without a result are counted as saved, those with one
+    /// keep it. What a user asked for there (jobs of another than the usual priority) and judgements stay. One
+    /// transaction; under a lost lease nothing changes and [`LeaseStatus::Lost`] is returned.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchJob`].
+    async fn close_raced(&self, lease: &LeaseRef, now: Timestamp) -> Result<LeaseStatus, StoreError>;
+
     /// Gives jobs back to `Ready`, uncounted. Lost leases are passed over.
     async fn release(&self, leases: &[LeaseRef], now: Timestamp) -> Result<(), StoreError>;
 
@@ -205,11 +214,12 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Jobs by number, at most `filter.limit` of them; none of a sweep that is not there.
     async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, StoreError>;
 
-    /// Makes a sweep's parked jobs ready again with their counts at zero: those listed, or all when none is.
+    /// Makes a sweep's parked jobs ready again with their counts at zero: those listed, or all when none is. Listed
+    /// jobs may also be raced ones, which are wanted after all.
     /// A done sweep runs again if there was one. Returns how many.
     ///
     /// # Errors
-    /// [`StoreError::NoSuchSweep`]; [`StoreError::NoSuchJob`] when a listed job is not of the sweep or not parked.
+    /// [`StoreError::NoSuchSweep`]; [`StoreError::NoSuchJob`] when a listed job is not of the sweep, nor parked or raced.
     async fn retry_jobs(&self, sweep: SweepId, jobs: &[JobId]) -> Result<u64, StoreError>;
 
     /// Notes what a worker or judge says of itself; the first time, that it is there.

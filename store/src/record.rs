@@ -79,6 +79,8 @@ pub struct RungCounts {
     pub done: u64,
     /// Over a failure limit.
     pub parked: u64,
+    /// Closed early: out of reach for every target.
+    pub raced: u64,
 }
 
 impl RungCounts {
@@ -111,6 +113,8 @@ pub struct SweepTotals {
     pub errors: u64,
     /// Workers and judges that hold a lease.
     pub holders: u32,
+    /// Query results that raced jobs were closed without.
+    pub saved: u64,
 }
 
 /// Where a worker's time went.
@@ -180,6 +184,8 @@ pub enum SearchState {
     Pending,
     /// A job that it takes was parked.
     GivenUp,
+    /// Closed early, out of reach for every target: that stands, unless another sweep measures the rest.
+    Raced,
     /// Measured in full on the rung that points are chosen by.
     Measured {
         /// Mean log-probability per token (nats) of every level's reference: `queries × levels` numbers, by ordinal.

@@ -72,6 +72,8 @@ impl SearchShape {
         };
         Some(if is_measured {
             SearchState::Measured { log_probs: log_probs.unwrap_or_default(), judged }
+        } else if jobs.iter().any(|job| decides(job.rung) && job.state == JobState::Raced) {
+            SearchState::Raced
         } else if jobs.iter().any(|job| decides(job.rung) && job.state == JobState::Parked) {
             SearchState::GivenUp
         } else {

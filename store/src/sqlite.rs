@@ -11,6 +11,7 @@ mod leases;
 mod migration;
 mod options;
 mod planning;
+mod racing;
 mod reading;
 mod reporting;
 mod results;
@@ -129,6 +130,10 @@ impl Store for SqliteStore {
 
     async fn report(&self, report: &Report, now: Timestamp) -> Result<LeaseStatus, StoreError> {
         reporting::report(self, report, now).await
+    }
+
+    async fn close_raced(&self, lease: &LeaseRef, now: Timestamp) -> Result<LeaseStatus, StoreError> {
+        racing::close_raced(self, lease, now).await
     }
 
     async fn release(&self, leases: &[LeaseRef], now: Timestamp) -> Result<(), StoreError> {

@@ -88,7 +88,7 @@ async fn a_store_of_a_newer_version_is_refused() -> Result<()> {
             Err(error @ StoreError::Newer { found: 99, .. }) => {
                 let text = error.to_string();
                 assert!(
-                    text.contains("store.db") && text.contains("99") && text.contains("up to 3"),
+                    text.contains("store.db") && text.contains("99") && text.contains("up to 4"),
                     "{text}"
                 );
             }
@@ -160,7 +160,7 @@ async fn a_store_of_the_first_version_is_brought_up_to_date() -> Result<()> {
     make_version_1(&folder, &source).await?;
     match SqliteStore::open(&options(&folder).read_only()).await {
         Err(error @ StoreError::Older { found: 1, .. }) => {
-            assert!(error.to_string().contains("3 is wanted"), "{error}");
+            assert!(error.to_string().contains("4 is wanted"), "{error}");
         }
         other => panic!("{other:?}"),
     }

@@ -40,12 +40,12 @@ impl From<ConvertError> for ReadError {
 }
 
 impl Definitions {
-    /// The task that a leased job is.
+    /// The task that a leased job is, and the blocks of its queries, one after another; one where none is waited for.
     pub(crate) async fn read(
         &mut self,
         coordinator: &CoordinatorClient,
         wire: v1::LeasedJob,
-    ) -> Result<Task, ReadError> {
+    ) -> Result<(Task, Vec<Vec<u32>>), ReadError> {
         const MESSAGE: &str = "LeasedJob";
         let rung = v1::Rung::read(MESSAGE, "rung", wire.rung)?;
         let point = Point::try_from(avsweep_proto::required(MESSAGE, "point", wire.point)?)?;
@@ -57,16 +57,20 @@ impl Definitions {
             let wanted = "one value per coefficient";
             return Err(ConvertError::invalid(MESSAGE, "point", &point, wanted).into());
         }
-        Ok(Task {
+        let blocks = blocks(&wire.ordinals, &wire.blocks)?;
+        let mut ordinals = wire.ordinals;
+        ordinals.sort_unstable();
+        let task = Task {
             sweep: SweepId(wire.sweep),
             definition,
             sweep_fingerprint,
             recipe,
             rung,
             point,
-            ordinals: wire.ordinals,
+            ordinals,
             together: None,
-        })
+        };
+        Ok((task, blocks))
     }
 
     async fn get(
@@ -99,5 +103,39 @@ impl Definitions {
         }
         self.0.push(known.clone());
         Ok(known)
+    }
+}
+
+/// The ordinals in blocks of these lengths, each ascending.
+fn blocks(ordinals: &[u32], lengths: &[u32]) -> Result<Vec<Vec<u32>>, ConvertError> {
+    let sum: u64 = lengths.iter().copied().map(u64::from).sum();
+    if !lengths.is_empty() && sum != ordinals.len() as u64 {
+        let wanted = "lengths that add up to the number of ordinals";
+        return Err(ConvertError::invalid("LeasedJob", "blocks", sum, wanted));
+    }
+    let mut left = ordinals;
+    let mut blocks = Vec::with_capacity(lengths.len() + 1);
+    for length in lengths {
+        let (block, rest) = left.split_at(*length as usize);
+        blocks.push(block.to_vec());
+        left = rest;
+    }
+    blocks.push(left.to_vec());
+    blocks.retain(|block| !block.is_empty());
+    blocks.iter_mut().for_each(|block| block.sort_unstable());
+    Ok(blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinals_are_cut_into_the_blocks_that_the_job_names() {
+        let cut = |lengths: &[u32]| blocks(&[4, 1, 7, 2], lengths).ok();
+        assert_eq!(cut(&[]), Some(vec![vec![1, 2, 4, 7]]));
+        assert_eq!(cut(&[3, 1]), Some(vec![vec![1, 4, 7], vec![2]]));
+        assert_eq!(cut(&[2, 0, 2]), Some(vec![vec![1, 4], vec![2, 7]]));
+        assert_eq!((cut(&[3]), cut(&[3, 2]), cut(&[u32::MAX, u32::MAX])), (None, None, None));
     }
 }

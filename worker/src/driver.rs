@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use avsweep_lease::error_chain;
 use futures::FutureExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{JobError, UnfitError, WorkerError};
 use crate::evaluate::{Chunk, End, Evaluate, Failure, Task};
@@ -20,13 +20,15 @@ const CHUNK_QUEUE: usize = 4;
 /// Events that may wait to be taken.
 const EVENT_QUEUE: usize = 16;
 
-/// What comes of a job. All but `Chunk` and `OutOfMemory` are a job's last.
+/// What comes of a job. All but `Chunk`, `OutOfMemory` and `Block` are a job's last.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// Results.
     Chunk { number: u64, chunk: Chunk },
     /// The memory ran out; the job goes on with fewer queries at once.
     OutOfMemory { number: u64 },
+    /// A block of the job is done, and not the last one: is the next one wanted?
+    Block { number: u64, goes_on: oneshot::Sender<bool> },
     /// Every query has its result.
     Finished { number: u64 },
     /// Given up because it is unwanted.
@@ -79,37 +81,58 @@ impl Driver {
     /// A job's last event.
     async fn drive(&mut self, job: &QueuedJob) -> Result<Event, Unheard> {
         let number = job.number;
+        for (index, block) in job.blocks.iter().enumerate() {
+            if let Some(last) = self.drive_block(job, block).await? {
+                return Ok(last);
+            }
+            if index + 1 < job.blocks.len() {
+                let (goes_on, answer) = oneshot::channel();
+                self.events.send(Event::Block { number, goes_on }).await.map_err(|_| Unheard)?;
+                // Without an answer the job is in nobody's care any more.
+                if !answer.await.unwrap_or(false) {
+                    return Ok(Event::Stopped { number });
+                }
+            }
+        }
+        Ok(Event::Finished { number })
+    }
+
+    /// Evaluates a block of a job; the job's last event, if it ends here.
+    async fn drive_block(&mut self, job: &QueuedJob, block: &[u32]) -> Result<Option<Event>, Unheard> {
+        let number = job.number;
         let (recipe, rung) = (job.task.recipe, job.task.rung);
-        let mut left: BTreeSet<u32> = job.task.ordinals.iter().copied().collect();
+        let mut left: BTreeSet<u32> = block.iter().copied().collect();
         let mut task = Arc::clone(&job.task);
-        if let Some(limit) = self.limits.get(recipe, rung) {
-            task = Arc::new(Task { together: Some(limit), ..(*task).clone() });
+        let limit = self.limits.get(recipe, rung);
+        if limit.is_some() || task.ordinals != block {
+            task = Arc::new(Task { ordinals: block.to_vec(), together: limit, ..(*task).clone() });
         }
         loop {
             if job.unwanted.is_cancelled() {
-                return Ok(Event::Stopped { number });
+                return Ok(Some(Event::Stopped { number }));
             }
             let failure = match self.evaluate(job, &task, &mut left).await? {
-                Ok(End::Stopped) => return Ok(Event::Stopped { number }),
+                Ok(End::Stopped) => return Ok(Some(Event::Stopped { number })),
                 Ok(End::Finished) if left.is_empty() => {
                     self.limits.fitted(recipe, rung);
-                    return Ok(Event::Finished { number });
+                    return Ok(None);
                 }
-                Ok(End::Finished) => Failure::Job(JobError::Incomplete {
-                    missing: left.len(),
-                    wanted: job.task.ordinals.len(),
-                }),
+                Ok(End::Finished) => {
+                    Failure::Job(JobError::Incomplete { missing: left.len(), wanted: block.len() })
+                }
                 Err(failure) => failure,
             };
             match failure {
-                Failure::Job(error) => return Ok(Event::Failed { number, error: error_chain(&error) }),
-                Failure::Unfit(error) => return Ok(Event::Unfit { number, error }),
-                Failure::Worker(error) => return Ok(Event::Broken(error)),
+                Failure::Job(error) => {
+                    return Ok(Some(Event::Failed { number, error: error_chain(&error) }));
+                }
+                Failure::Unfit(error) => return Ok(Some(Event::Unfit { number, error })),
+                Failure::Worker(error) => return Ok(Some(Event::Broken(error))),
                 Failure::OutOfMemory { together, reason } => {
                     self.events.send(Event::OutOfMemory { number }).await.map_err(|_| Unheard)?;
                     let Some(fewer) = self.limits.halve(recipe, rung, together) else {
                         let error = JobError::OutOfMemory { reason };
-                        return Ok(Event::Failed { number, error: error_chain(&error) });
+                        return Ok(Some(Event::Failed { number, error: error_chain(&error) }));
                     };
                     tracing::warn!(%rung, together, fewer, reason, "out of memory: going on with fewer queries at once");
                     task = Arc::new(Task {

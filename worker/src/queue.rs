@@ -17,6 +17,8 @@ pub(crate) struct QueuedJob {
     /// Tells the worker's jobs apart; later ones have higher numbers.
     pub(crate) number: u64,
     pub(crate) task: Arc<Task>,
+    /// The task's queries in blocks: before the next one is begun, it is asked whether it is wanted.
+    pub(crate) blocks: Vec<Vec<u32>>,
     /// Once cancelled, nobody wants the job's results.
     pub(crate) unwanted: CancellationToken,
 }

@@ -7,6 +7,17 @@ use avsweep_proto::v1;
 
 use crate::evaluate::{Chunk, ChunkResults};
 
+/// What a report is to its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Some results.
+    Part,
+    /// The results up to the end of a block: is the next block wanted?
+    Block,
+    /// The last results.
+    Last,
+}
+
 /// Results of one job that are not reported yet.
 #[derive(Debug)]
 pub(crate) struct Batch {
@@ -66,16 +77,12 @@ impl Batch {
     }
 
     /// The request that reports the batch.
-    pub(crate) fn into_request(
-        self,
-        worker: String,
-        lease: v1::LeaseRef,
-        finished: bool,
-    ) -> v1::ReportRequest {
+    pub(crate) fn into_request(self, worker: String, lease: v1::LeaseRef, stage: Stage) -> v1::ReportRequest {
         v1::ReportRequest {
             worker,
             lease: Some(lease),
-            finished,
+            finished: stage == Stage::Last,
+            block_done: stage != Stage::Part,
             timings: Some(self.timings),
             results: Some(self.results),
             usage: Some(self.usage),

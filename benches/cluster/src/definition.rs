@@ -58,6 +58,7 @@ pub(crate) fn sweep() -> SweepDefinition {
             generation: Coverage::None,
             finalists_per_target: 1,
             decode: DecodeSettings { max_new_tokens: 8, temperature: 0.0, top_p: 1.0, seed: 0 },
+            racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.5 }, rubric: String::new() },
     }
@@ -86,5 +87,6 @@ pub(crate) fn report(worker: &str, job: &v1::LeasedJob) -> v1::ReportRequest {
         finished: true,
         timings: Some(v1::Timings { load_micros: 0, merge_micros: 1000, evaluate_micros: 10_000 }),
         usage: None,
+        block_done: false,
     }
 }

@@ -143,4 +143,6 @@ pub(crate) enum JobStateArgument {
     /// Over a failure limit, parked with its reason.
     #[value(alias = "parked")]
     Failed,
+    /// Closed early: its point is out of reach for every target.
+    Raced,
 }

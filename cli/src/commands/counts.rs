@@ -18,8 +18,11 @@ pub(super) struct Counts {
     jobs: u64,
     /// Queries that every one of those points is measured on.
     queries_per_point: u64,
-    /// Queries scored or answered at those points in all.
+    /// Queries scored or answered at those points in all; with racing the most of them.
     evaluations: u64,
+    /// Points that are out of reach are given up early: how many of each domain's queries are asked between two looks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    racing_block: Option<u32>,
     search_queries: usize,
     confirm_queries: usize,
     targets: usize,
@@ -51,7 +54,12 @@ impl Counts {
             sets.extend([QuerySet::Search, QuerySet::Confirm]);
         }
         let slices: Vec<_> = sets.into_iter().map(|set| definition.slice(set)).collect();
-        let jobs: u64 = slices.iter().map(|slice| slice.pieces(most).count() as u64).sum();
+        let racing = definition.evaluation.racing;
+        let pieces = |(index, slice): (usize, &avsweep_domain::QuerySlice)| {
+            // A race goes over a point's search queries in one job.
+            if racing.is_some() && index == 0 { 1 } else { slice.pieces(most).count() as u64 }
+        };
+        let jobs: u64 = slices.iter().enumerate().map(pieces).sum();
         let queries_per_point: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
         Ok(Self {
             sweep: definition.name.clone(),
@@ -60,6 +68,7 @@ impl Counts {
             jobs: points.saturating_mul(jobs),
             queries_per_point,
             evaluations: points.saturating_mul(queries_per_point),
+            racing_block: racing.map(|racing| racing.block),
             search_queries: definition.slice(QuerySet::Search).len(),
             confirm_queries: definition.slice(QuerySet::Confirm).len(),
             targets: definition.levels.len().saturating_pow(u32::try_from(definition.domains.len())?),
@@ -68,16 +77,21 @@ impl Counts {
 
     /// In words.
     pub(super) fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let racing = self.racing_block.map_or_else(String::new, |block| {
+            format!(": points out of reach are given up early, by looks every {block} queries of each domain")
+        });
         writeln!(
             out,
-            "{}: {}{} points, {} jobs, {} queries at each point ({} evaluations); then the finalists of {} targets \
+            "{}: {}{} points, {} jobs, {} queries at each point ({}{} evaluations{}); then the finalists of {} targets \
              ({} search and {} confirm queries in all)",
             self.sweep,
             if self.may_stop_early { "at most " } else { "" },
             self.points,
             self.jobs,
             self.queries_per_point,
+            if self.racing_block.is_some() { "at most " } else { "" },
             self.evaluations,
+            racing,
             self.targets,
             self.search_queries,
             self.confirm_queries

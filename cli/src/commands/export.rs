@@ -58,6 +58,9 @@ pub(super) async fn run(place: &Place, arguments: &ExportArguments) -> Result<()
     if let Some(path) = &arguments.out {
         output::note(format!("wrote {rows} results to {}", path.display()));
     }
+    if progress.points_raced > 0 {
+        output::note(super::run::raced(&progress));
+    }
     Ok(())
 }
 

@@ -66,6 +66,7 @@ fn state_name(state: v1::JobState) -> &'static str {
         v1::JobState::Leased => "leased",
         v1::JobState::Done => "done",
         v1::JobState::Parked => "failed",
+        v1::JobState::Raced => "raced",
         v1::JobState::Unspecified => "unknown",
     }
 }
@@ -76,6 +77,7 @@ fn wire_state(state: JobStateArgument) -> v1::JobState {
         JobStateArgument::Leased => v1::JobState::Leased,
         JobStateArgument::Done => v1::JobState::Done,
         JobStateArgument::Failed => v1::JobState::Parked,
+        JobStateArgument::Raced => v1::JobState::Raced,
     }
 }
 

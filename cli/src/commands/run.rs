@@ -102,11 +102,14 @@ async fn run_in(
     let ending = watched?;
     let (progress, _) = connection.sweep(&sweep.to_string()).await?;
     print_shares(&before, &progress, wall);
+    if definition.evaluation.racing.is_some() {
+        output::note(raced(&progress));
+    }
     let best = best::answers(connection, sweep, definition, Vec::new(), Aggregate::Min, None).await?;
     if ending == Ending::Interrupted && progress.state() != v1::SweepState::Done {
         output::note(format!(
             "stopped after {}{} points; the same command goes on from there",
-            progress.points_done,
+            progress.points_done + progress.points_raced,
             match (progress.points_planned, progress.points_budget) {
                 (Some(planned), _) => format!(" of {planned}"),
                 (None, Some(budget)) => format!(" of at most {budget}"),
@@ -203,13 +206,22 @@ async fn watch(
     ending
 }
 
+/// What racing spared a sweep.
+pub(super) fn raced(progress: &v1::SweepProgress) -> String {
+    format!(
+        "racing: {} points were given up early, out of reach for every target; that saved {} evaluations",
+        progress.points_raced, progress.evaluations_saved
+    )
+}
+
 /// Where the wall time went: the engine, and everything around it.
 fn print_shares(before: &v1::SweepProgress, after: &v1::SweepProgress, wall: Duration) {
     let spent =
         |of: fn(&v1::SweepProgress) -> u64| Duration::from_micros(of(after).saturating_sub(of(before)));
     let (load, merge, evaluate) =
         (spent(|p| p.load_micros), spent(|p| p.merge_micros), spent(|p| p.evaluate_micros));
-    let points = after.points_done.saturating_sub(before.points_done);
+    let visited = |progress: &v1::SweepProgress| progress.points_done + progress.points_raced;
+    let points = visited(after).saturating_sub(visited(before));
     let jobs_done = |progress: &v1::SweepProgress| progress.rungs.iter().map(|rung| rung.done).sum::<u64>();
     // Amid the finalists there are no new points, but there is work.
     let (count, unit) = match points {

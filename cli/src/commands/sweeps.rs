@@ -29,6 +29,9 @@ pub(super) struct SweepOutput {
     #[serde(skip_serializing_if = "Option::is_none")]
     points_budget: Option<u64>,
     points_done: u64,
+    /// Points given up early, and the evaluations that this saved.
+    points_raced: u64,
+    evaluations_saved: u64,
     points_per_second: Option<f64>,
     seconds_left: Option<u64>,
     workers: u32,
@@ -48,6 +51,7 @@ struct RungOutput {
     leased: u64,
     done: u64,
     parked: u64,
+    raced: u64,
 }
 
 #[derive(Serialize)]
@@ -171,6 +175,15 @@ fn facts(shown: &ShowOutput) -> Table {
     }
     fact("likelihood", coverage(definition.evaluation.likelihood));
     fact("generation", coverage(definition.evaluation.generation));
+    if let Some(racing) = &definition.evaluation.racing {
+        fact(
+            "racing",
+            format!(
+                "blocks of {} queries a domain, error {}: {} points given up early, {} evaluations saved",
+                racing.block, racing.error, progress.points_raced, progress.evaluations_saved
+            ),
+        );
+    }
     fact(
         "judge",
         match &definition.judge.provider {
@@ -219,10 +232,14 @@ fn coverage(coverage: Coverage) -> String {
 }
 
 fn points(sweep: &SweepOutput) -> String {
-    match (sweep.points_planned, sweep.points_budget) {
+    let points = match (sweep.points_planned, sweep.points_budget) {
         (Some(planned), _) => format!("{} of {planned}", sweep.points_done),
         (None, Some(budget)) if sweep.state != "done" => format!("{} of at most {budget}", sweep.points_done),
         (None, _) => sweep.points_done.to_string(),
+    };
+    match sweep.points_raced {
+        0 => points,
+        raced => format!("{points}, {raced} given up early"),
     }
 }
 
@@ -248,6 +265,8 @@ pub(super) fn summarise(progress: v1::SweepProgress) -> SweepOutput {
         points_planned: progress.points_planned,
         points_budget: progress.points_budget,
         points_done: progress.points_done,
+        points_raced: progress.points_raced,
+        evaluations_saved: progress.evaluations_saved,
         points_per_second: progress.points_per_second,
         seconds_left: progress.seconds_left,
         workers: progress.workers,
@@ -266,6 +285,7 @@ pub(super) fn summarise(progress: v1::SweepProgress) -> SweepOutput {
                 leased: rung.leased,
                 done: rung.done,
                 parked: rung.parked,
+                raced: rung.raced,
             })
             .collect(),
         name: progress.name,

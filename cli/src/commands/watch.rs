@@ -53,6 +53,9 @@ pub(super) async fn follow(
             format!("sweep '{}' is done: {} points, {} results", last.name, last.points_done, last.results);
         let mut out = std::io::stdout().lock();
         writeln!(out, "{done}").context("stdout")?;
+        if last.points_raced > 0 {
+            output::note(super::run::raced(&last));
+        }
     }
     if parked > 0 {
         output::note(format!(

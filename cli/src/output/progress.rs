@@ -101,7 +101,7 @@ impl SweepProgressBars {
 
     /// Shows the progress.
     pub(crate) fn update(&mut self, progress: &v1::SweepProgress) {
-        let done = progress.points_done;
+        let done = progress.points_done + progress.points_raced;
         // A strategy that stops by itself may have fewer points than its budget, so no time is foretold.
         let is_known = progress.points_planned.is_some();
         let planned = progress.points_planned.or(progress.points_budget).unwrap_or(done).max(done);
@@ -122,8 +122,8 @@ impl SweepProgressBars {
                 unjudged += rung.ready + rung.leased;
             }
             if rung.rung() != v1::Rung::Likelihood {
-                total += rung.ready + rung.leased + rung.done + rung.parked;
-                closed += rung.done + rung.parked;
+                total += rung.ready + rung.leased + rung.done + rung.parked + rung.raced;
+                closed += rung.done + rung.parked + rung.raced;
             }
         }
         self.finalists.set_length(total);
@@ -161,7 +161,7 @@ impl SweepProgressBars {
         if let Some(rate) = progress.points_per_second {
             return (rate, progress.seconds_left.map(Duration::from_secs));
         }
-        let done = progress.points_done;
+        let done = progress.points_done + progress.points_raced;
         let at_start = *self.done_at_start.get_or_insert(done);
         let elapsed = self.started.elapsed().as_secs_f64();
         let rate = if elapsed > 0.0 { (done - at_start.min(done)) as f64 / elapsed } else { 0.0 };

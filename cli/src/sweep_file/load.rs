@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use avsweep_domain::{
     Coefficient, Coverage, DecodeSettings, DomainDefinition, Dtype, Evaluation, JudgeProvider, JudgeSettings,
-    Levels, ModelSource, Query, Range, Space, SweepDefinition, Ticks, VectorSource, nearest_name,
+    Levels, ModelSource, Query, Racing, Range, Space, SweepDefinition, Ticks, VectorSource, nearest_name,
 };
 use avsweep_engine::{AlignmentVector, BaseModel, Message, ScoreItem, check_coefficients};
 use avsweep_files::ModelFiles;
@@ -103,6 +103,11 @@ impl Loader<'_> {
                 top_p: raw.evaluation.top_p.unwrap_or(1.0),
                 seed: raw.evaluation.seed.unwrap_or(0),
             },
+            racing: raw.evaluation.racing.map(|racing| Racing {
+                block: racing.block.unwrap_or(10),
+                error: racing.error.unwrap_or(0.01),
+                seed: racing.seed.unwrap_or(0),
+            }),
         };
         let judge = judge(raw.judge).with_context(|| format!("{}: judge", self.origin))?;
 

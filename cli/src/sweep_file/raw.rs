@@ -207,6 +207,25 @@ pub(super) struct RawEvaluation {
     /// Seed of sampled decoding. Default: 0.
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_u64))]
     pub seed: Option<u64>,
+    /// Gives a point up, its remaining queries unasked, once it is out of reach for every target. Default: every point
+    /// is measured in full. Not with strategy bayesian.
+    pub racing: Option<RawRacing>,
+}
+
+/// How points are raced. `{}` takes the defaults.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRacing {
+    /// Queries of each domain asked between two looks. Default: 10.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub block: Option<u32>,
+    /// Of the points that would have bettered some target, at most this share is given up; 0 gives up only what is
+    /// certainly out of reach. Default: 0.01.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub error: Option<f64>,
+    /// Another seed asks the queries in another order. Default: 0.
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_u64))]
+    pub seed: Option<u64>,
 }
 
 /// Who judges responses.

@@ -129,3 +129,76 @@ fn a_strategy_that_is_wrong_is_refused_with_file_and_key() {
         assert!(!folder.path().join("test.db").exists(), "a refused sweep makes no store");
     }
 }
+
+#[test]
+fn a_raced_sweep_has_the_same_best_points_for_measurably_fewer_evaluations() {
+    let sweep = |racing: &str| {
+        SweepText::new(SWEEP, "0.5").with(
+            "evaluation: {search_queries: 12, confirm_queries: 6, max_new_tokens: 24}",
+            &format!("evaluation: {{generation: none, search_queries: 20, confirm_queries: 6{racing}}}"),
+        )
+    };
+    let run = |text: &SweepText| {
+        let folder = TempDir::new().expect("a temporary folder");
+        text.write(folder.path());
+        let best = json(avsweep(folder.path()).args(["run", "sweep.yaml"]));
+        let shown = show(folder.path()).expect("the sweep is there");
+        let targets = best["targets"].as_array().expect("targets").iter();
+        let points: Vec<_> = targets.map(|target| target["coefficients"].clone()).collect();
+        (points, shown, folder)
+    };
+    let number = |shown: &Value, key: &str| shown[key].as_u64().expect("a count");
+    let (wanted, whole, _folder) = run(&sweep(""));
+    assert_eq!((number(&whole, "points_raced"), number(&whole, "evaluations_saved")), (0, 0));
+
+    let racing = sweep(", racing: {block: 4, error: 0}");
+    let (points, shown, folder) = run(&racing);
+    assert_eq!(points, wanted);
+    assert_eq!(shown["state"], "done");
+    let (raced, saved) = (number(&shown, "points_raced"), number(&shown, "evaluations_saved"));
+    assert_eq!(points_done(&shown) + raced, 125);
+    // 125 points on 60 search queries; the finalists' confirm queries come on top in both.
+    assert!(saved > 125 * 60 / 10, "{saved} evaluations were saved");
+    assert!(number(&shown, "results") + 125 * 60 / 10 < number(&whole, "results"), "{shown}");
+    assert_eq!(shown["duplicate_results"], 0);
+
+    // And it says so: before, in the facts, on export; a record of the whole grid it is not.
+    let check = succeed(avsweep(folder.path()).args(["run", "sweep.yaml", "--check"]));
+    assert!(check.contains("given up early"), "{check}");
+    let facts = succeed(avsweep(folder.path()).args(["sweep", "show", SWEEP]));
+    assert!(facts.contains(&format!("{raced} points given up early, {saved} evaluations saved")), "{facts}");
+    let export =
+        avsweep(folder.path()).args(["export", SWEEP, "--format", "csv"]).output().expect("it starts");
+    let said = String::from_utf8_lossy(&export.stderr);
+    assert!(said.contains(&format!("{raced} points were given up early")), "{said}");
+    let grid = fail(avsweep(folder.path()).args(["export", SWEEP, "--format", "grid", "--out", "x.avgrid"]));
+    assert!(grid.contains("no evaluation.racing"), "{grid}");
+}
+
+#[test]
+fn racing_that_does_not_fit_is_refused_with_file_and_key() {
+    for (strategy, racing, wanted) in [
+        ("{kind: bayesian}", "{}", "evaluation.racing does not go with strategy 'bayesian'"),
+        ("{kind: grid}", "{block: 0}", "evaluation.racing.block: 0"),
+        ("{kind: grid}", "{error: 1}", "evaluation.racing.error is 1; a number from 0 to below 1 is wanted"),
+        ("{kind: grid}", "{blocks: 5}", "evaluation.racing.blocks: unknown key (did you mean 'block'?)"),
+        (
+            "{kind: grid}",
+            "{}, likelihood: none, generation: all",
+            "evaluation.racing needs 'likelihood: all'",
+        ),
+    ] {
+        let folder = TempDir::new().expect("a temporary folder");
+        let sweep = SweepText::new(SWEEP, "0.5").with(
+            "evaluation: {search_queries: 12, ",
+            &format!("strategy: {strategy}\nevaluation: {{racing: {racing}, search_queries: 12, "),
+        );
+        sweep.write(folder.path());
+        let error = fail(avsweep(folder.path()).args(["run", "sweep.yaml"]));
+        assert!(
+            error.contains(wanted) && error.contains("sweep.yaml"),
+            "{strategy} {racing} should say '{wanted}':\n{error}"
+        );
+        assert!(!folder.path().join("test.db").exists(), "a refused sweep makes no store");
+    }
+}

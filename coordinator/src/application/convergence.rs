@@ -69,7 +69,7 @@ pub(super) fn measured(searched: &[SearchPoint]) -> Vec<Measured<'_>> {
         SearchState::Measured { log_probs, judged } => {
             Some(Measured { point: &searched.point, log_probs, judged: judged.as_deref() })
         }
-        SearchState::Pending | SearchState::GivenUp => None,
+        SearchState::Pending | SearchState::GivenUp | SearchState::Raced => None,
     });
     measured.collect()
 }

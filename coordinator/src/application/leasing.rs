@@ -23,6 +23,14 @@ pub(crate) struct LeaseWish {
     pub(crate) prefers: Option<SweepId>,
 }
 
+/// What came of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) status: LeaseStatus,
+    /// The job is closed: the point is out of reach.
+    pub(crate) rest_unwanted: bool,
+}
+
 /// How much a worker may take of sweeps whose points are chosen one by one.
 #[derive(Debug)]
 struct OneByOne {
@@ -144,24 +152,27 @@ impl Coordinator {
         Ok(self.store.renew(leases, self.settings.lease_duration, self.clock.now()).await?)
     }
 
-    /// Stores results under a lease.
+    /// Stores results under a lease. `block_done`: a block of the job is done, and the worker asks whether to go on.
     pub(crate) async fn report(
         &self,
         worker: &WorkerId,
         report: &Report,
         usage: &Usage,
-    ) -> Result<LeaseStatus, CoordinatorError> {
+        block_done: bool,
+    ) -> Result<Taken, CoordinatorError> {
         let (rung, count) = match &report.results {
             JobResults::Scores(scores) => (Rung::Likelihood, scores.len()),
             JobResults::Responses(responses) => (Rung::Generation, responses.len()),
             JobResults::Verdicts(verdicts) => (Rung::Judgement, verdicts.len()),
         };
         let status = self.store.report(report, self.clock.now()).await?;
+        let mut rest_unwanted = false;
         match status {
             LeaseStatus::Held => {
                 self.metrics.report_taken(rung, count, &report.timings, usage);
                 self.signals.changed();
-                if report.finished {
+                rest_unwanted = block_done && self.look_at_race(report).await?;
+                if report.finished || rest_unwanted {
                     self.signals.job_closed(rung);
                     if !self.cursors.adaptive().is_empty() {
                         // What was withheld from this worker is for it now.
@@ -174,7 +185,7 @@ impl Coordinator {
                 debug!(%worker, job = %report.lease.job, attempt = report.lease.attempt, "report from a lost lease");
             }
         }
-        Ok(status)
+        Ok(Taken { status, rest_unwanted })
     }
 
     /// Gives jobs back unfinished and uncounted.

@@ -30,6 +30,16 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Points that were given up early: each has one job on the search queries there.
+    pub fn points_raced(&self) -> u64 {
+        self.totals.likelihood.raced
+    }
+
+    /// Points that need no more search queries.
+    fn points_closed(&self) -> u64 {
+        self.points_done + self.points_raced()
+    }
+
     /// Whether a watcher would see a difference.
     fn differs(&self, other: &Self) -> bool {
         self.record.state != other.record.state
@@ -50,7 +60,7 @@ fn points_budget(strategy: &Strategy) -> Option<u64> {
 /// Points whose every search query is done, from job counts alone.
 ///
 /// Exact while the strategy runs and each point is one job. Later the finalists' jobs on the confirm queries are among
-/// the done ones, so the count is held at the planned points less the parked jobs.
+/// the done ones, so the count is held at the planned points less the parked and raced jobs.
 fn points_done(definition: &SweepDefinition, totals: &SweepTotals, max_queries_per_job: u32) -> u64 {
     let first: RungCounts = match definition.evaluation.likelihood {
         Coverage::None => totals.generation,
@@ -58,7 +68,8 @@ fn points_done(definition: &SweepDefinition, totals: &SweepTotals, max_queries_p
     };
     let per_point = jobs_at(definition, max_queries_per_job).first_rung_jobs();
     let most = planned_points(&Problem::of(definition)).unwrap_or(totals.points);
-    (first.done / per_point).min(most.saturating_sub(first.parked.div_ceil(per_point)))
+    let closed_otherwise = first.parked.div_ceil(per_point) + first.raced;
+    (first.done / per_point).min(most.saturating_sub(closed_otherwise))
 }
 
 impl Coordinator {
@@ -125,7 +136,7 @@ struct Watcher {
 impl Watcher {
     async fn next(&mut self) -> Option<Result<Progress, CoordinatorError>> {
         if let Some(first) = self.upcoming.take() {
-            self.pace.look(Instant::now(), first.points_done);
+            self.pace.look(Instant::now(), first.points_closed());
             self.shown = Some(first.clone());
             return Some(Ok(first));
         }
@@ -156,7 +167,7 @@ impl Watcher {
                     return Some(Err(error));
                 }
             };
-            self.pace.look(Instant::now(), progress.points_done);
+            self.pace.look(Instant::now(), progress.points_closed());
             if progress.differs(shown) {
                 progress.points_per_second = self.pace.per_second();
                 progress.seconds_left = self.pace.seconds_left(progress.points_planned);

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use avsweep_domain::{
-    JobState, Point, QueryScore, QuerySet, QuerySlice, Response, Rung, SweepId, SweepState, Verdict,
+    JobId, JobState, Point, QueryScore, QuerySet, QuerySlice, Response, Rung, SweepId, SweepState, Verdict,
 };
-use avsweep_store::{JobStatus, NewJob, Plan, ResultValue};
+use avsweep_store::{JobStatus, NewJob, Plan, ResultValue, StoreError};
 use tracing::debug;
 
 use crate::{Coordinator, CoordinatorError};
@@ -67,6 +67,10 @@ struct Missing {
     coming: u32,
     /// Parked jobs that others depend on.
     parked: BTreeSet<usize>,
+    /// Queries whose job was closed early because the point is out of reach.
+    raced: u32,
+    /// Those jobs.
+    raced_jobs: BTreeSet<usize>,
 }
 
 /// Looks for the job that each unsettled query depends on. `stored` says whether a query has a response and a verdict.
@@ -82,7 +86,9 @@ fn missing(wanted: &[u32], stored: impl Fn(u32) -> (bool, bool), jobs: &[JobStat
             jobs.iter().enumerate().filter(move |(_, job)| on_it(job))
         };
         let parked = |rung: Rung| covering(rung).find(|(_, job)| job.state == JobState::Parked);
-        let will_come = |rung: Rung| covering(rung).any(|(_, job)| job.state != JobState::Parked);
+        let is_closed = |job: &JobStatus| matches!(job.state, JobState::Parked | JobState::Raced);
+        let will_come = |rung: Rung| covering(rung).any(|(_, job)| !is_closed(job));
+        let raced = || covering(Rung::Generation).find(|(_, job)| !response && job.state == JobState::Raced);
         // A judgement follows by itself from every generation job that is done.
         let (comes, stuck) = if response && covering(Rung::Judgement).next().is_some() {
             (will_come(Rung::Judgement), parked(Rung::Judgement))
@@ -94,9 +100,13 @@ fn missing(wanted: &[u32], stored: impl Fn(u32) -> (bool, bool), jobs: &[JobStat
             (false, Some((index, _))) => {
                 missing.parked.insert(index);
             }
-            (false, None) => match missing.unplanned.last_mut() {
-                Some(run) if run.end == *ordinal => run.end += 1,
-                _ => missing.unplanned.push(QuerySlice { start: *ordinal, end: *ordinal + 1 }),
+            (false, None) => match (raced(), missing.unplanned.last_mut()) {
+                (Some((index, _)), _) => {
+                    missing.raced += 1;
+                    missing.raced_jobs.insert(index);
+                }
+                (None, Some(run)) if run.end == *ordinal => run.end += 1,
+                (None, _) => missing.unplanned.push(QuerySlice { start: *ordinal, end: *ordinal + 1 }),
             },
         }
     }
@@ -143,9 +153,10 @@ impl Coordinator {
         let missing = missing(&wanted, is_stored, &jobs);
         let mut pending = missing.coming;
         if !request.stored_only {
-            pending += missing.unplanned.iter().map(|run| run.len() as u32).sum::<u32>();
+            pending += missing.unplanned.iter().map(|run| run.len() as u32).sum::<u32>() + missing.raced;
             if pending > 0 {
-                self.have_sampled(record.id, request, &missing.unplanned).await?;
+                let raced: Vec<JobId> = missing.raced_jobs.iter().map(|index| jobs[*index].id).collect();
+                self.have_sampled(record.id, request, &missing.unplanned, &raced).await?;
             }
         }
         let responses = stored.into_iter().filter_map(|(ordinal, stored)| {
@@ -159,7 +170,7 @@ impl Coordinator {
         })
     }
 
-    /// Plans what no job is on, and has the sweep run for what is open.
+    /// Plans what no job is on, takes up again what was closed early, and has the sweep run for what is open.
     ///
     /// The sweep's state is looked at after the jobs are there: whoever declares it done from then on finds them open,
     /// and what was declared before is undone here. (Planned twice by two such requests, a job stays one.)
@@ -168,6 +179,7 @@ impl Coordinator {
         sweep: SweepId,
         request: &SampleRequest,
         unplanned: &[QuerySlice],
+        raced: &[JobId],
     ) -> Result<(), CoordinatorError> {
         let record = self.store.sweep(sweep).await?;
         if matches!(record.state, SweepState::Paused | SweepState::Cancelled) {
@@ -188,6 +200,13 @@ impl Coordinator {
             debug!(sweep = record.definition.name, point = %request.point, jobs = plan.jobs.len(), "sample planned");
             self.store.plan(record.id, &plan, None, self.clock.now()).await?;
         }
+        if !raced.is_empty() {
+            match self.store.retry_jobs(sweep, raced).await {
+                // Another request has had them taken up.
+                Ok(_) | Err(StoreError::NoSuchJob(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         if self.store.sweep(sweep).await?.state == SweepState::Done {
             self.store.set_sweep_state(sweep, SweepState::Running).await?;
         }
@@ -206,8 +225,6 @@ fn describe(job: &JobStatus) -> String {
 
 #[cfg(test)]
 mod tests {
-    use avsweep_domain::JobId;
-
     use super::*;
 
     fn job(id: i64, rung: Rung, slice: (u32, u32), state: JobState) -> JobStatus {
@@ -259,5 +276,13 @@ mod tests {
         let jobs = [job(7, Rung::Generation, (0, 5), JobState::Parked)];
         let missing = missing(&[1, 2, 3], |_| (false, false), &jobs);
         assert_eq!((missing.coming, missing.parked), (0, BTreeSet::from([0])));
+    }
+
+    #[test]
+    fn a_job_that_was_closed_early_is_taken_up_again_and_not_planned_anew() {
+        let jobs = [job(7, Rung::Generation, (0, 5), JobState::Raced)];
+        let missing = missing(&[1, 2, 7], |_| (false, false), &jobs);
+        assert_eq!((missing.raced, missing.raced_jobs.clone()), (2, BTreeSet::from([0])));
+        assert_eq!((runs(&missing), missing.coming), (vec![(7, 8)], 0));
     }
 }

@@ -77,8 +77,10 @@ impl Gauges {
             (Rung::Generation, overview.generation),
             (Rung::Judgement, overview.judgement),
         ];
-        for (rung, RungCounts { ready, leased, done, parked }) in rungs {
-            for (state, count) in [("ready", ready), ("leased", leased), ("done", done), ("parked", parked)] {
+        for (rung, RungCounts { ready, leased, done, parked, raced }) in rungs {
+            let states =
+                [("ready", ready), ("leased", leased), ("done", done), ("parked", parked), ("raced", raced)];
+            for (state, count) in states {
                 let labels = [("rung", rung_name(rung)), ("state", state)];
                 self.jobs.get_or_create(&labels).set(level(count));
             }

@@ -130,6 +130,10 @@ impl Store for MeasuredStore {
         self.timed("report", self.inner.report(report, now)).await
     }
 
+    async fn close_raced(&self, lease: &LeaseRef, now: Timestamp) -> Result<LeaseStatus, StoreError> {
+        self.timed("close_raced", self.inner.close_raced(lease, now)).await
+    }
+
     async fn release(&self, leases: &[LeaseRef], now: Timestamp) -> Result<(), StoreError> {
         self.timed("release", self.inner.release(leases, now)).await
     }

@@ -33,14 +33,17 @@ impl JobsAt {
 /// What is measured wherever the strategy looks: likelihoods on the search queries, texts for all queries.
 pub(crate) fn jobs_at(definition: &SweepDefinition, max_queries: u32) -> JobsAt {
     let mut jobs = Vec::new();
-    let mut add =
-        |rung, set| jobs.extend(definition.slice(set).pieces(max_queries).map(|slice| (rung, slice)));
+    let mut add = |rung, set, most| {
+        jobs.extend(definition.slice(set).pieces(most).map(|slice| (rung, slice)));
+    };
     if definition.evaluation.likelihood == Coverage::All {
-        add(Rung::Likelihood, QuerySet::Search);
+        // A race goes over all search queries of a point: one job, reported block by block.
+        let most = if definition.evaluation.racing.is_some() { u32::MAX } else { max_queries };
+        add(Rung::Likelihood, QuerySet::Search, most);
     }
     if definition.evaluation.generation == Coverage::All {
-        add(Rung::Generation, QuerySet::Search);
-        add(Rung::Generation, QuerySet::Confirm);
+        add(Rung::Generation, QuerySet::Search, max_queries);
+        add(Rung::Generation, QuerySet::Confirm, max_queries);
     }
     JobsAt(jobs)
 }

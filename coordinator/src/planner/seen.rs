@@ -15,13 +15,13 @@ pub(crate) fn is_adaptive(strategy: &Strategy) -> bool {
     }
 }
 
-/// Jobs of a sweep that are done or parked. While no count changes, no point's state does.
+/// Jobs of a sweep that are done or raced, and those that are parked. While no count changes, no point's state does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Closed([(u64, u64); 3]);
 
 impl Closed {
     pub(super) fn of(totals: &SweepTotals) -> Self {
-        let closed = |counts: &RungCounts| (counts.done, counts.parked);
+        let closed = |counts: &RungCounts| (counts.done + counts.raced, counts.parked);
         Self([closed(&totals.likelihood), closed(&totals.generation), closed(&totals.judgement)])
     }
 }
@@ -48,6 +48,8 @@ pub(super) struct Seen {
     measured: BTreeMap<Point, Measurement>,
     pending: BTreeSet<Point>,
     given_up: BTreeSet<Point>,
+    /// Given up too, for good.
+    raced: BTreeSet<Point>,
     /// The counts before the store was last read.
     pub(super) at: Closed,
     /// What the strategy said about just this.
@@ -74,6 +76,7 @@ impl Seen {
                     self.given_up.insert(point);
                     !was_given_up
                 }
+                SearchState::Raced => self.raced.insert(point),
                 SearchState::Measured { log_probs, judged } => {
                     self.measured.insert(point, Measurement { log_probs, judged });
                     true
@@ -100,7 +103,7 @@ impl Seen {
             })
             .collect();
         let (pending, given_up): (Vec<_>, Vec<_>) =
-            (self.pending.iter().cloned().collect(), self.given_up.iter().cloned().collect());
+            (self.pending.iter().cloned().collect(), self.never_measured());
         let history = History {
             proposed: self.proposed(),
             measured: &measured,
@@ -116,7 +119,7 @@ impl Seen {
             proposed: self.proposed(),
             asked: u32::try_from(limit).unwrap_or(u32::MAX),
             pending: self.pending.iter().cloned().collect(),
-            given_up: self.given_up.iter().cloned().collect(),
+            given_up: self.never_measured(),
             points,
         }
     }
@@ -127,8 +130,12 @@ impl Seen {
         self.rest = None;
     }
 
+    fn never_measured(&self) -> Vec<Point> {
+        self.given_up.union(&self.raced).cloned().collect()
+    }
+
     fn proposed(&self) -> u64 {
-        (self.measured.len() + self.pending.len() + self.given_up.len()) as u64
+        (self.measured.len() + self.pending.len() + self.given_up.len() + self.raced.len()) as u64
     }
 }
 
@@ -156,6 +163,16 @@ mod tests {
             seen.learn(vec![at(1, state)], Closed::default());
             assert_eq!((seen.rest, seen.proposed(), seen.unsettled().len()), (None, 1, left));
         }
+    }
+
+    #[test]
+    fn a_raced_point_counts_as_given_up_and_is_not_looked_at_again() {
+        let mut seen = Seen::default();
+        seen.learn(vec![at(1, SearchState::Pending)], Closed::default());
+        seen.rest = Some(Rest::Waits);
+        seen.learn(vec![at(1, SearchState::Raced)], Closed::default());
+        assert_eq!((seen.rest, seen.proposed(), seen.unsettled().len()), (None, 1, 0));
+        assert_eq!(seen.choice(1, Vec::new()).given_up.len(), 1);
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn wants_points(definition: &SweepDefinition, snapshot: &Snapshot, low_water: u6
 }
 
 fn all(counts: &RungCounts) -> u64 {
-    counts.open() + counts.done + counts.parked
+    counts.open() + counts.done + counts.parked + counts.raced
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::reply::{lease_status, leased_job};
 use super::status::{bad_request, bad_results, refused};
 use crate::Coordinator;
-use crate::application::leasing::LeaseWish;
+use crate::application::leasing::{LeaseWish, Taken};
 use crate::metrics::Usage;
 
 /// The service over a shared coordinator.
@@ -153,7 +153,15 @@ fn rung_of(results: &v1::report_request::Results) -> Rung {
     }
 }
 
-fn report(mut wire: v1::ReportRequest, role: Option<Role>) -> Result<(WorkerId, Report, Usage), Status> {
+/// A report as it came.
+struct Reported {
+    worker: WorkerId,
+    report: Report,
+    usage: Usage,
+    block_done: bool,
+}
+
+fn report(mut wire: v1::ReportRequest, role: Option<Role>) -> Result<Reported, Status> {
     let (worker, lease) = reporter(&mut wire).map_err(|error| bad_request(&error))?;
     let results = required("ReportRequest", "results", wire.results).map_err(|error| bad_request(&error))?;
     check_role(role, &[rung_of(&results)])?;
@@ -168,7 +176,8 @@ fn report(mut wire: v1::ReportRequest, role: Option<Role>) -> Result<(WorkerId, 
             evaluate: Duration::from_micros(timings.evaluate_micros),
         },
     };
-    Ok((worker, report, wire.usage.as_ref().map(usage).unwrap_or_default()))
+    let usage = wire.usage.as_ref().map(usage).unwrap_or_default();
+    Ok(Reported { worker, report, usage, block_done: wire.block_done })
 }
 
 fn short(field: &'static str, text: String) -> Result<String, ConvertError> {
@@ -252,7 +261,8 @@ impl JobService for JobEdge {
         check_role(role, &wish.rungs)?;
         let jobs = self.0.lease(&wish).await.map_err(|error| refused(&error))?;
         let lease_millis = self.0.lease_millis();
-        let jobs = jobs.into_iter().map(|job| leased_job(job, lease_millis)).collect();
+        let jobs = self.0.in_blocks(jobs).await.into_iter();
+        let jobs = jobs.map(|(job, blocks)| leased_job(job, blocks, lease_millis)).collect();
         Ok(Response::new(v1::LeaseResponse { jobs }))
     }
 
@@ -272,10 +282,11 @@ impl JobService for JobEdge {
         request: Request<v1::ReportRequest>,
     ) -> Result<Response<v1::ReportResponse>, Status> {
         let role = role_of(&request);
-        let (worker, report, usage) = report(request.into_inner(), role)?;
-        let status = self.0.report(&worker, &report, &usage).await.map_err(|error| refused(&error))?;
+        let Reported { worker, report, usage, block_done } = report(request.into_inner(), role)?;
+        let taken = self.0.report(&worker, &report, &usage, block_done).await;
+        let Taken { status, rest_unwanted } = taken.map_err(|error| refused(&error))?;
         self.0.count_lost("JobService/Report", status);
-        Ok(Response::new(v1::ReportResponse { status: lease_status(status) }))
+        Ok(Response::new(v1::ReportResponse { status: lease_status(status), rest_unwanted }))
     }
 
     async fn release(

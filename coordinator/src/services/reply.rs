@@ -23,7 +23,7 @@ pub(super) fn lease_status(status: LeaseStatus) -> i32 {
     wire.into()
 }
 
-pub(super) fn leased_job(job: LeasedJob, lease_millis: u32) -> v1::LeasedJob {
+pub(super) fn leased_job(job: LeasedJob, blocks: Vec<u32>, lease_millis: u32) -> v1::LeasedJob {
     let reference = job.lease.reference;
     v1::LeasedJob {
         lease: Some(v1::LeaseRef {
@@ -38,6 +38,7 @@ pub(super) fn leased_job(job: LeasedJob, lease_millis: u32) -> v1::LeasedJob {
         ordinals: job.ordinals,
         responses: job.responses.iter().map(Into::into).collect(),
         lease_millis,
+        blocks,
     }
 }
 
@@ -48,6 +49,7 @@ fn rung_progress(rung: Rung, counts: &RungCounts) -> v1::RungProgress {
         leased: counts.leased,
         done: counts.done,
         parked: counts.parked,
+        raced: counts.raced,
     }
 }
 
@@ -82,6 +84,8 @@ pub(super) fn progress(progress: &Progress) -> v1::SweepProgress {
         failures: totals.lost + totals.errors,
         points_per_second: progress.points_per_second,
         seconds_left: progress.seconds_left,
+        points_raced: progress.points_raced(),
+        evaluations_saved: totals.saved,
     }
 }
 

@@ -19,7 +19,7 @@ use avsweep_store::{
 use crate::support::{ALL_RUNGS, Cluster, Shape, definition, evaluate, lease_request, settings};
 
 /// Two knobs from −1 to 1 by 0.1: 441 points.
-fn searched(strategy: Strategy) -> SweepDefinition {
+pub(crate) fn searched(strategy: Strategy) -> SweepDefinition {
     let mut definition = definition(Shape { search: 6, ..Shape::default() });
     let range = Range::new(Ticks::new(-10_000), Ticks::new(10_000), Ticks::new(1000)).expect("divides");
     let mut coefficients = definition.space.coefficients().to_vec();
@@ -39,17 +39,17 @@ fn bayesian(budget: u32) -> Strategy {
     })
 }
 
-fn hierarchical() -> Strategy {
+pub(crate) fn hierarchical() -> Strategy {
     Strategy::Hierarchical(HierarchicalSettings { budget: Some(60), ..HierarchicalSettings::default() })
 }
 
 /// One job a point.
-fn one_job_a_point() -> Settings {
+pub(crate) fn one_job_a_point() -> Settings {
     Settings { max_queries_per_job: 256, ..settings() }
 }
 
 /// Results that are smooth in the knobs: a domain's level follows its own knob and, a little, the other's.
-fn smooth(definition: &SweepDefinition, job: &v1::LeasedJob) -> anyhow::Result<v1::ReportRequest> {
+pub(crate) fn smooth(definition: &SweepDefinition, job: &v1::LeasedJob) -> anyhow::Result<v1::ReportRequest> {
     use v1::report_request::Results;
     let mut report = evaluate(definition, job)?;
     if let Some(Results::Scores(scores)) = &mut report.results {
@@ -192,7 +192,7 @@ async fn every_choice_with_several_in_flight_is_taken_again_from_its_record() ->
         let log_probs = |wanted: &Point| {
             points.iter().find(|found| found.point == *wanted).and_then(|found| match &found.state {
                 SearchState::Measured { log_probs, .. } => Some(log_probs.as_slice()),
-                SearchState::Pending | SearchState::GivenUp => None,
+                SearchState::Pending | SearchState::GivenUp | SearchState::Raced => None,
             })
         };
         let problem = Problem::of(&definition);

@@ -6,6 +6,7 @@ mod export;
 mod leasing;
 mod observing;
 mod ports;
+mod racing;
 mod refusals;
 mod several;
 mod support;

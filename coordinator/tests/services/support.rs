@@ -84,6 +84,7 @@ pub(crate) fn definition(shape: Shape) -> SweepDefinition {
             generation: shape.generation,
             finalists_per_target: 1,
             decode: DecodeSettings { max_new_tokens: 8, temperature: 0.0, top_p: 1.0, seed: 0 },
+            racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.5 }, rubric: String::new() },
     };
@@ -300,6 +301,7 @@ pub(crate) fn evaluate(
         finished: true,
         timings: Some(v1::Timings { load_micros: 1, merge_micros: 2, evaluate_micros: 3 }),
         usage: None,
+        block_done: false,
     })
 }
 

@@ -335,6 +335,7 @@ impl<'a> Reporter<'a> {
             })),
             finished,
             usage,
+            block_done: false,
             timings: Some(v1::Timings { load_micros: 0, merge_micros: 0, evaluate_micros: micros(evaluate) }),
         };
         self.reported_until = self.newest;

@@ -181,6 +181,7 @@ impl Coordinator {
             responses: responses.map(|response| (&response).into()).collect(),
             ordinals,
             lease_millis: state.lease_millis,
+            blocks: Vec::new(),
         };
         state.waiting.push_back(leased);
         drop(state);
@@ -245,6 +246,7 @@ pub(crate) fn definition(judge: JudgeSettings, queries: usize) -> SweepDefinitio
             generation: Coverage::All,
             finalists_per_target: 1,
             decode: DecodeSettings { max_new_tokens: 64, temperature: 0.0, top_p: 1.0, seed: 0 },
+            racing: None,
         },
         judge,
     };
@@ -337,7 +339,7 @@ impl JobService for Service {
         drop(state);
         self.changed.notify_waiters();
         refused?;
-        Ok(tonic::Response::new(v1::ReportResponse { status: status(held).into() }))
+        Ok(tonic::Response::new(v1::ReportResponse { status: status(held).into(), rest_unwanted: false }))
     }
 
     async fn release(

@@ -2,8 +2,8 @@
 
 use avsweep_domain::{
     Coefficient, Coverage, DecodeSettings, DefinitionError, DomainDefinition, Dtype, Evaluation,
-    JudgeProvider, JudgeSettings, Levels, Message, ModelSource, Query, Range, Role, Space, SweepDefinition,
-    VectorSource,
+    JudgeProvider, JudgeSettings, Levels, Message, ModelSource, Query, Racing, Range, Role, Space,
+    SweepDefinition, VectorSource,
 };
 
 use super::word::{fingerprint, ticks};
@@ -167,6 +167,11 @@ impl From<&Evaluation> for v1::Evaluation {
             temperature: evaluation.decode.temperature,
             top_p: evaluation.decode.top_p,
             seed: evaluation.decode.seed,
+            racing: evaluation.racing.map(|racing| v1::Racing {
+                block: racing.block,
+                error: racing.error,
+                seed: racing.seed,
+            }),
         }
     }
 }
@@ -185,6 +190,11 @@ impl TryFrom<v1::Evaluation> for Evaluation {
                 top_p: wire.top_p,
                 seed: wire.seed,
             },
+            racing: wire.racing.map(|racing| Racing {
+                block: racing.block,
+                error: racing.error,
+                seed: racing.seed,
+            }),
         })
     }
 }

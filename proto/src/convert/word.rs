@@ -30,6 +30,7 @@ wire_enum!(JobState, JobState, {
     Leased = (JobState::Leased),
     Done = (JobState::Done),
     Parked = (JobState::Parked),
+    Raced = (JobState::Raced),
 });
 
 /// The largest magnitude of a coefficient in ticks, as in [`Ticks`]'s text form.

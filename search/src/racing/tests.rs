@@ -9,16 +9,16 @@ use crate::random::normal;
 #[test]
 fn a_rule_out_of_range_is_refused() {
     let problem = Problem::of(&definition(1, 4, 0));
-    let rule = RacingRule { block: 0, error: 0.05, seed: 0 };
+    let rule = Racing { block: 0, error: 0.05, seed: 0 };
     assert!(Race::new(&problem, rule).expect_err("no block").to_string().contains("racing.block is 0"));
-    let rule = RacingRule { block: 1, error: 1.0, seed: 0 };
+    let rule = Racing { block: 1, error: 1.0, seed: 0 };
     assert!(Race::new(&problem, rule).expect_err("certain error").to_string().contains("racing.error is 1"));
 }
 
 #[test]
 fn blocks_ask_every_query_once_in_a_seeded_order() {
     let problem = Problem::of(&definition(2, 10, 0));
-    let race = |seed| Race::new(&problem, RacingRule { block: 4, error: 0.05, seed }).expect("a rule");
+    let race = |seed| Race::new(&problem, Racing { block: 4, error: 0.05, seed }).expect("a rule");
     let first = race(1);
     assert_eq!(first.blocks(), 3);
     for domain in 0..2 {
@@ -52,7 +52,7 @@ fn points_that_would_better_a_target_are_stopped_no_more_often_than_stated() {
     let wants = problem.wants(&crate::strategy::History::default());
     let (mut betters, mut wrongly, mut hopeless, mut saved) = (0, 0, 0, 0);
     for trial in 0..1500u64 {
-        let rule = RacingRule { block: 10, error: 0.05, seed: trial };
+        let rule = Racing { block: 10, error: 0.05, seed: trial };
         let race = Race::new(&problem, rule).expect("a rule");
         let mut generator = stream(trial, "racing test", 0);
         // Two points: queries have offsets, the points' proficiencies differ.
@@ -108,4 +108,36 @@ fn points_that_would_better_a_target_are_stopped_no_more_often_than_stated() {
     assert!(wrongly as f64 <= 0.05 * betters as f64, "{wrongly} of {betters} are stopped");
     let share = saved as f64 / (hopeless * 4) as f64;
     assert!(share > 0.4, "of the hopeless points' queries a share of {share} is saved");
+}
+
+#[test]
+fn ordinals_are_asked_in_the_blocks_of_the_race() {
+    let problem = Problem::of(&definition(2, 10, 5));
+    let race = Race::new(&problem, Racing { block: 4, error: 0.0, seed: 7 }).expect("a rule");
+    let all: Vec<u32> = (0..20).collect();
+    let blocks = race.blocks_of(&all);
+    assert_eq!(blocks.iter().map(Vec::len).collect::<Vec<_>>(), [8, 8, 4]);
+    for (number, block) in blocks.iter().enumerate() {
+        let wanted = race.block(number);
+        let (first, second): (Vec<u32>, Vec<u32>) = block.iter().copied().partition(|ordinal| *ordinal < 10);
+        for (found, (wanted, offset)) in [first, second].into_iter().zip(wanted.into_iter().zip([0, 10])) {
+            let mut wanted: Vec<u32> = wanted.iter().map(|query| *query as u32 + offset).collect();
+            wanted.sort_unstable();
+            assert_eq!(found, wanted);
+        }
+    }
+    // Of a job that is partly done.
+    let left: Vec<u32> = blocks.concat().split_off(10);
+    assert_eq!(race.blocks_of(&left).iter().map(Vec::len).collect::<Vec<_>>(), [6, 4]);
+}
+
+#[test]
+fn what_is_known_out_of_turn_does_not_count_as_asked() {
+    let problem = Problem::of(&definition(2, 10, 5));
+    let race = Race::new(&problem, Racing { block: 4, error: 0.0, seed: 7 }).expect("a rule");
+    let known: Vec<u32> =
+        race.order(0)[..3].iter().chain(&race.order(0)[4..]).map(|query| *query as u32).collect();
+    let asked = race.asked(|ordinal| known.contains(&ordinal).then_some(Level(1)));
+    assert_eq!(asked[0], Asked { queries: 3, counts: vec![0, 3, 0] });
+    assert_eq!(asked[1], Asked { queries: 0, counts: vec![0, 0, 0] });
 }

@@ -54,3 +54,24 @@ fn a_budget_beyond_the_grid_ends_with_the_grid() {
         assert_eq!(points, definition.space.grid().collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn a_raced_grid_visits_every_point_once_and_the_whole_space_soon() {
+    for size in [1u64, 2, 7, 49, 125, 441, 9261] {
+        let mut places: Vec<u64> = (0..size).map(|index| super::spread(index, size)).collect();
+        let soon = &mut places.clone()[..(size as usize).min(10)];
+        soon.sort_unstable();
+        let gap = soon.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+        assert!(size < 20 || gap <= size / 4, "{size}: {gap}");
+        places.sort_unstable();
+        assert!(places.into_iter().eq(0..size), "{size}");
+    }
+    let mut definition = crate::fixture::definition(1, 4, 0);
+    definition.evaluation.racing = Some(avsweep_domain::Racing { block: 1, error: 0.0, seed: 0 });
+    let raced = Problem::of(&definition);
+    let size = planned_points(&raced).expect("a grid");
+    let mut points: Vec<Point> = (0..size).filter_map(|index| known_point(&raced, index)).collect();
+    assert_ne!(points, definition.space.grid().collect::<Vec<_>>());
+    points.sort_unstable();
+    assert_eq!(points, definition.space.grid().collect::<Vec<_>>());
+}

@@ -191,6 +191,38 @@ impl Laws {
         Ok(text)
     }
 
+    pub(crate) fn closed_raced(
+        &mut self,
+        lease: &LeaseRef,
+        now: Timestamp,
+        answer: &Result<LeaseStatus, StoreError>,
+        seen: &Observation,
+    ) -> Ruling {
+        let status = *answered(answer)?;
+        let held = self.is_held(lease, now);
+        let text = format!("job {} attempt {}: {status:?}", lease.job, lease.attempt);
+        ensure(held == (status == LeaseStatus::Held), || format!("{text}; held: {held}"))?;
+        if !held {
+            self.nothing_changed(seen)?;
+            return Ok(text);
+        }
+        self.no_sweep_changed(seen, None)?;
+        let place = |job: &JobRecord| (job.sweep, job.job.point.clone());
+        let here = seen.job(lease.job).map(place);
+        let changes = self.seen.changes(seen);
+        for change in &changes {
+            let open = |before: &&JobRecord| matches!(before.state, JobState::Ready | JobState::Leased);
+            let Some(before) = change.before.filter(open).filter(|before| Some(place(before)) == here) else {
+                return Err(format!("it changed {:?}", change.after));
+            };
+            became(change.after, &JobRecord { state: JobState::Raced, expires: None, ..before.clone() })?;
+        }
+        let closed: BTreeSet<JobId> = changes.iter().map(|change| change.after.id).collect();
+        ensure(closed.contains(&lease.job), || format!("{text}; closed: {closed:?}"))?;
+        self.leases.retain(|job, _| !closed.contains(job));
+        Ok(format!("{text}, closed {closed:?}"))
+    }
+
     pub(crate) fn released(
         &mut self,
         leases: &[LeaseRef],

@@ -161,7 +161,7 @@ impl Laws {
         let rightly = match job.state {
             JobState::Parked => over,
             JobState::Ready | JobState::Leased => !over,
-            JobState::Done => true,
+            JobState::Done | JobState::Raced => true,
         };
         if rightly { Ok(()) } else { Err(format!("job {} is wrongly {}: {job:?}", job.id, job.state)) }
     }

@@ -106,6 +106,7 @@ pub(super) fn counts_agree(id: SweepId, sweep: &SeenSweep) -> Result<(), String>
             JobState::Leased => &mut counts.leased,
             JobState::Done => &mut counts.done,
             JobState::Parked => &mut counts.parked,
+            JobState::Raced => &mut counts.raced,
         } += 1;
         points.insert(&job.job.point);
         if !distinct.insert((&job.job.point, job.job.rung, job.job.slice)) {

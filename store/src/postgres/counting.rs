@@ -25,6 +25,8 @@ pub(super) struct Change {
     pub(super) points: i64,
     pub(super) lost: i64,
     pub(super) errors: i64,
+    pub(super) raced: i64,
+    pub(super) saved: i64,
 }
 
 impl Change {
@@ -35,6 +37,7 @@ impl Change {
             JobState::Leased => &mut self.leased,
             JobState::Done => &mut self.done,
             JobState::Parked => &mut self.parked,
+            JobState::Raced => &mut self.raced,
         } += jobs;
     }
 
@@ -50,15 +53,16 @@ impl Change {
         }
         sqlx::query(concat!(
             "INSERT INTO sweep_counts AS c
-                 (sweep, rung, shard, ready, leased, done, parked, points, lost, errors)
+                 (sweep, rung, shard, ready, leased, done, parked, points, lost, errors, raced, saved)
              VALUES ($1, $2, ",
             shard!(),
-            ", $3, $4, $5, $6, $7, $8, $9)
+            ", $3, $4, $5, $6, $7, $8, $9, $10, $11)
              ON CONFLICT (sweep, rung, shard) DO UPDATE SET
                  ready = c.ready + excluded.ready, leased = c.leased + excluded.leased,
                  done = c.done + excluded.done, parked = c.parked + excluded.parked,
                  points = c.points + excluded.points, lost = c.lost + excluded.lost,
-                 errors = c.errors + excluded.errors"
+                 errors = c.errors + excluded.errors, raced = c.raced + excluded.raced,
+                 saved = c.saved + excluded.saved"
         ))
         .bind(sweep.0)
         .bind(rung.as_str())
@@ -69,6 +73,8 @@ impl Change {
         .bind(self.points)
         .bind(self.lost)
         .bind(self.errors)
+        .bind(self.raced)
+        .bind(self.saved)
         .execute(connection)
         .await
         .during("count jobs")?;

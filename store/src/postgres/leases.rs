@@ -317,25 +317,38 @@ async fn retry_once(
     let mut listed: Vec<i64> = jobs.iter().map(|job| job.0).collect();
     listed.sort_unstable();
     listed.dedup();
-    let retried: Vec<(i64, String)> = sqlx::query_as(
-        "UPDATE jobs SET state = 'ready', lost = 0, errors = 0
-         WHERE sweep = $1 AND state = 'parked' AND ($3 OR id = ANY ($2))
-         RETURNING id, rung",
-    )
-    .bind(sweep.0)
-    .bind(&listed)
-    .bind(listed.is_empty())
-    .fetch_all(&mut *transaction)
-    .await
-    .during(OPERATION)?;
-    let ids: HashSet<i64> = retried.iter().map(|(id, _)| *id).collect();
+    let statement = match listed.is_empty() {
+        true => {
+            "SELECT id, rung, state FROM jobs WHERE sweep = $1 AND state = 'parked' AND cardinality($2) = 0
+             ORDER BY id FOR UPDATE"
+        }
+        false => {
+            "SELECT id, rung, state FROM jobs
+             WHERE sweep = $1 AND state IN ('parked', 'raced') AND id = ANY ($2)
+             ORDER BY id FOR UPDATE"
+        }
+    };
+    let retried: Vec<(i64, String, String)> = sqlx::query_as(statement)
+        .bind(sweep.0)
+        .bind(&listed)
+        .fetch_all(&mut *transaction)
+        .await
+        .during(OPERATION)?;
+    let ids: HashSet<i64> = retried.iter().map(|(id, _, _)| *id).collect();
+    sqlx::query("UPDATE jobs SET state = 'ready', lost = 0, errors = 0 WHERE id = ANY ($1)")
+        .bind(ids.iter().copied().collect::<Vec<_>>())
+        .execute(&mut *transaction)
+        .await
+        .during(OPERATION)?;
     if let Some(other) = jobs.iter().find(|job| !ids.contains(&job.0)) {
         return Err(StoreError::NoSuchJob(*other));
     }
     let mut changes = Changes::default();
-    for (_, rung) in &retried {
+    for (id, rung, state) in &retried {
+        let corrupt = |problem: String| StoreError::corrupt(format!("job {id}"), problem);
+        let state: JobState = state.parse().map_err(corrupt)?;
         let change = changes.of(sweep.0, rung)?;
-        change.parked -= 1;
+        change.add(state, -1);
         change.ready += 1;
     }
     changes.write(&mut transaction).await?;

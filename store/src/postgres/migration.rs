@@ -9,9 +9,10 @@ use crate::StoreError;
 use crate::error::During;
 
 /// Every migration; the version of a schema is how many of them it has seen.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/postgres/0001_first.sql"),
     include_str!("../../../migrations/postgres/0002_choices.sql"),
+    include_str!("../../../migrations/postgres/0003_racing.sql"),
 ];
 
 /// The newest version that this program knows.

@@ -21,6 +21,8 @@ struct TotalsRow {
     points: i64,
     lost: i64,
     errors: i64,
+    raced: i64,
+    saved: i64,
     results: i64,
     duplicate_results: i64,
     load_nanos: i64,
@@ -35,6 +37,7 @@ impl TotalsRow {
             leased: wide(self.leased, what)?,
             done: wide(self.done, what)?,
             parked: wide(self.parked, what)?,
+            raced: wide(self.raced, what)?,
         })
     }
 }
@@ -51,7 +54,8 @@ async fn totals_once(connection: &mut PgConnection, id: SweepId) -> Result<Sweep
     let rows: Vec<TotalsRow> = sqlx::query_as(
         "SELECT rung, sum(ready)::bigint AS ready, sum(leased)::bigint AS leased, sum(done)::bigint AS done,
                 sum(parked)::bigint AS parked, sum(points)::bigint AS points, sum(lost)::bigint AS lost,
-                sum(errors)::bigint AS errors, sum(results)::bigint AS results,
+                sum(errors)::bigint AS errors, sum(raced)::bigint AS raced, sum(saved)::bigint AS saved,
+                sum(results)::bigint AS results,
                 sum(duplicate_results)::bigint AS duplicate_results,
                 LEAST(sum(load_nanos), 9223372036854775807)::bigint AS load_nanos,
                 LEAST(sum(merge_nanos), 9223372036854775807)::bigint AS merge_nanos,
@@ -82,6 +86,7 @@ async fn totals_once(connection: &mut PgConnection, id: SweepId) -> Result<Sweep
         *rung_counts(&mut totals, &row.rung, what)? = row.counts(what)?;
         totals.lost += wide(row.lost, what)?;
         totals.errors += wide(row.errors, what)?;
+        totals.saved += wide(row.saved, what)?;
         totals.results += wide(row.results, what)?;
         totals.duplicate_results += wide(row.duplicate_results, what)?;
         let Timings { load, merge, evaluate } = &mut totals.timings;

@@ -122,8 +122,9 @@ async fn overview_once(connection: &mut PgConnection, now: Timestamp) -> Result<
     const OPERATION: &str = "read the overview";
     let what = || "the overview".to_owned();
     let mut snapshot = snapshot(connection, OPERATION).await?;
-    let counts: Vec<(String, i64, i64, i64, i64)> = sqlx::query_as(
-        "SELECT rung, sum(ready)::bigint, sum(leased)::bigint, sum(done)::bigint, sum(parked)::bigint
+    let counts: Vec<(String, i64, i64, i64, i64, i64)> = sqlx::query_as(
+        "SELECT rung, sum(ready)::bigint, sum(leased)::bigint, sum(done)::bigint, sum(parked)::bigint,
+                sum(raced)::bigint
          FROM sweep_counts GROUP BY rung",
     )
     .fetch_all(&mut *snapshot)
@@ -145,7 +146,7 @@ async fn overview_once(connection: &mut PgConnection, now: Timestamp) -> Result<
         next_expiry: next_expiry.map(Timestamp),
         ..Overview::default()
     };
-    for (rung, ready, leased, done, parked) in counts {
+    for (rung, ready, leased, done, parked, raced) in counts {
         let counts = match rung.parse().map_err(|problem: String| StoreError::corrupt(what(), problem))? {
             Rung::Likelihood => &mut overview.likelihood,
             Rung::Generation => &mut overview.generation,
@@ -156,6 +157,7 @@ async fn overview_once(connection: &mut PgConnection, now: Timestamp) -> Result<
             leased: wide(leased, what)?,
             done: wide(done, what)?,
             parked: wide(parked, what)?,
+            raced: wide(raced, what)?,
         };
     }
     Ok(overview)

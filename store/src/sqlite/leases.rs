@@ -217,7 +217,7 @@ pub(super) async fn retry(store: &SqliteStore, sweep: SweepId, jobs: &[JobId]) -
         let other: Option<(i64,)> = sqlx::query_as(
             "SELECT value FROM json_each(?2)
              WHERE NOT EXISTS (
-                 SELECT 1 FROM jobs AS j WHERE j.id = value AND j.sweep = ?1 AND j.state = 'parked'
+                 SELECT 1 FROM jobs AS j WHERE j.id = value AND j.sweep = ?1 AND j.state IN ('parked', 'raced')
              )
              LIMIT 1",
         )
@@ -230,16 +230,21 @@ pub(super) async fn retry(store: &SqliteStore, sweep: SweepId, jobs: &[JobId]) -
             return Err(StoreError::NoSuchJob(JobId(job)));
         }
     }
-    let done = sqlx::query(
-        "UPDATE jobs SET state = 'ready', lost = 0, errors = 0
-         WHERE sweep = ?1 AND state = 'parked'
-           AND (?2 IS NULL OR id IN (SELECT value FROM json_each(?2)))",
-    )
-    .bind(sweep.0)
-    .bind(listed)
-    .execute(&mut *transaction)
-    .await
-    .during(OPERATION)?;
+    let statement = match listed {
+        None => {
+            "UPDATE jobs SET state = 'ready', lost = 0, errors = 0 WHERE sweep = ?1 AND state = 'parked' AND ?2 IS NULL"
+        }
+        Some(_) => {
+            "UPDATE jobs SET state = 'ready', lost = 0, errors = 0
+             WHERE sweep = ?1 AND state IN ('parked', 'raced') AND id IN (SELECT value FROM json_each(?2))"
+        }
+    };
+    let done = sqlx::query(statement)
+        .bind(sweep.0)
+        .bind(listed)
+        .execute(&mut *transaction)
+        .await
+        .during(OPERATION)?;
     if done.rows_affected() > 0 && state == SweepState::Done {
         sweeps::write_state(&mut transaction, sweep, SweepState::Running).await?;
     }

@@ -9,10 +9,11 @@ use crate::StoreError;
 use crate::error::During;
 
 /// Every migration; the version of a schema is how many of them it has seen.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../../../migrations/sqlite/0001_first.sql"),
     include_str!("../../../migrations/sqlite/0002_cluster.sql"),
     include_str!("../../../migrations/sqlite/0003_choices.sql"),
+    include_str!("../../../migrations/sqlite/0004_racing.sql"),
 ];
 
 /// SQLite's `application_id` of our files: "avsw".

@@ -297,7 +297,9 @@ pub(super) async fn jobs(store: &SqliteStore, filter: &JobFilter) -> Result<Vec<
          FROM jobs AS j ",
     );
     query.push(source);
-    if filter.states.len() > 1 || matches!(filter.states[..], [JobState::Ready | JobState::Done]) {
+    if filter.states.len() > 1
+        || matches!(filter.states[..], [JobState::Ready | JobState::Done | JobState::Raced])
+    {
         query.push(" AND j.state IN (");
         let mut list = query.separated(", ");
         for state in &filter.states {

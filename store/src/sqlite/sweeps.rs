@@ -294,7 +294,7 @@ pub(super) async fn totals(store: &SqliteStore, id: SweepId) -> Result<SweepTota
     let mut reader = store.reader().await?;
     let rows: Vec<TotalsRow> = sqlx::query_as(
         "SELECT t.points, t.results, t.duplicate_results, t.load_nanos, t.merge_nanos, t.evaluate_nanos,
-                t.lost, t.errors,
+                t.lost, t.errors, t.saved,
                 (SELECT count(DISTINCT worker) FROM jobs INDEXED BY jobs_leased
                  WHERE state = 'leased' AND sweep = ?1) AS holders,
                 c.rung, c.state, c.jobs
@@ -321,6 +321,7 @@ pub(super) async fn totals(store: &SqliteStore, id: SweepId) -> Result<SweepTota
         };
         totals.lost = wide(row.lost, what)?;
         totals.errors = wide(row.errors, what)?;
+        totals.saved = wide(row.saved, what)?;
         totals.holders = narrow(row.holders, what)?;
         let (Some(rung), Some(state), Some(jobs)) = (row.rung, row.state, row.jobs) else {
             continue;
@@ -347,6 +348,7 @@ struct TotalsRow {
     evaluate_nanos: i64,
     lost: i64,
     errors: i64,
+    saved: i64,
     holders: i64,
     rung: Option<String>,
     state: Option<String>,

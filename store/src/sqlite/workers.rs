@@ -121,6 +121,7 @@ pub(super) fn count_jobs(
         JobState::Leased => &mut counts.leased,
         JobState::Done => &mut counts.done,
         JobState::Parked => &mut counts.parked,
+        JobState::Raced => &mut counts.raced,
     };
     *count = wide(jobs, what)?;
     Ok(())

@@ -11,6 +11,7 @@ pub(crate) mod jobs;
 pub(crate) mod leases;
 pub(crate) mod model;
 pub(crate) mod planning;
+pub(crate) mod racing;
 pub(crate) mod reports;
 pub(crate) mod searching;
 pub(crate) mod shares;
@@ -80,6 +81,9 @@ macro_rules! contract_suite {
             searching::a_strategy_sees_what_came_of_its_points,
             searching::without_likelihoods_a_point_is_measured_when_its_responses_are_judged,
             searching::choices_are_written_with_their_plans_and_go_with_their_sweep,
+            racing::a_raced_job_is_closed_with_what_else_was_planned_at_its_point,
+            racing::a_lost_lease_closes_nothing,
+            racing::a_raced_job_that_is_wanted_after_all_goes_on_where_it_was,
             guards::one_holder_at_a_time_may_plan,
             guards::a_guard_is_extended_by_its_holder_in_the_same_term,
             guards::a_plan_under_a_lost_guard_writes_nothing,

@@ -445,6 +445,7 @@ impl Model {
             leased: count(JobState::Leased),
             done: count(JobState::Done),
             parked: count(JobState::Parked),
+            raced: count(JobState::Raced),
         }
     }
 

@@ -163,7 +163,7 @@ pub(crate) async fn totals_count_jobs_by_rung_and_state(store: &dyn Store) -> Re
     finish(store, &definition, &leased[0]).await?;
     let totals = store.totals(id).await?;
     assert_eq!(totals.points, 4);
-    assert_eq!(totals.likelihood, RungCounts { ready: 1, leased: 2, done: 1, parked: 0 });
+    assert_eq!(totals.likelihood, RungCounts { ready: 1, leased: 2, done: 1, parked: 0, raced: 0 });
     assert_eq!(totals.generation, RungCounts { ready: 4, ..Default::default() });
     assert_eq!(totals.judgement, RungCounts::default());
     assert_eq!(totals.results, 6);
@@ -191,7 +191,7 @@ pub(crate) async fn paused_and_cancelled_sweeps_hand_nothing_out(store: &dyn Sto
     store.set_sweep_state(id, SweepState::Cancelled).await?;
     assert!(store.lease(&claim(&EVERY_RUNG, 5), NOW).await?.is_empty());
     let totals = store.totals(id).await?;
-    assert_eq!(totals.likelihood, RungCounts { ready: 1, leased: 1, done: 1, parked: 0 });
+    assert_eq!(totals.likelihood, RungCounts { ready: 1, leased: 1, done: 1, parked: 0, raced: 0 });
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use tonic::Status;
 
 use super::Running;
 use crate::driver::Event;
+use crate::report::Stage;
 
 impl Running {
     /// Waits for the answer to a request that was under way at the stop and gives back what it brings.
@@ -57,7 +58,7 @@ impl Running {
             }
         }
         for number in self.held.keys().copied().collect::<Vec<_>>() {
-            if let Err(error) = self.report(number, false).await {
+            if let Err(error) = self.report(number, Stage::Part).await {
                 tracing::warn!(%error, "the last results could not be reported");
             }
         }

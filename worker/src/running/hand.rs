@@ -15,7 +15,7 @@ use crate::error::{UnfitError, WorkerError};
 use crate::evaluate::Task;
 use crate::options::UnfitPolicy;
 use crate::queue::QueuedJob;
-use crate::report::Batch;
+use crate::report::{Batch, Stage};
 
 impl Running {
     /// Takes leased jobs into care and queues them.
@@ -37,8 +37,9 @@ impl Running {
         self.give_back(unfit.into_iter().map(|(lease, _)| lease).collect()).await;
         let mut leased = leased.into_iter();
         while let Some((lease, wire)) = leased.next() {
+            let is_raced = !wire.blocks.is_empty();
             match self.definitions.read(&self.coordinator, wire).await {
-                Ok(task) => self.queue(lease, task),
+                Ok((task, blocks)) => self.queue(lease, task, blocks, is_raced),
                 Err(ReadError::Job(error)) => self.fail(&lease, error_chain(&error)).await,
                 Err(ReadError::Coordinator(status)) => {
                     let unread = std::iter::once(lease).chain(leased.map(|(lease, _)| lease));
@@ -53,14 +54,15 @@ impl Running {
         Ok(())
     }
 
-    fn queue(&mut self, lease: HeldLease, task: Task) {
+    fn queue(&mut self, lease: HeldLease, task: Task, blocks: Vec<Vec<u32>>, is_raced: bool) {
         let number = self.next_number;
         self.next_number += 1;
         let unwanted = lease.work_token();
-        let (sweep, rung) = (task.sweep.0, task.rung);
-        let job = QueuedJob { number, task: Arc::new(task), unwanted: unwanted.clone() };
+        let (sweep, rung, point) = (task.sweep.0, task.rung, task.point.clone());
+        let job = QueuedJob { number, task: Arc::new(task), blocks, unwanted: unwanted.clone() };
         let batch = Batch::new(rung);
-        self.held.insert(number, HeldJob { lease, sweep, unwanted, batch, rung, reported: Instant::now() });
+        let reported = Instant::now();
+        self.held.insert(number, HeldJob { lease, sweep, point, is_raced, unwanted, batch, rung, reported });
         self.queue.push(job);
     }
 
@@ -71,7 +73,7 @@ impl Running {
                 let Some(held) = self.held.get_mut(&number) else { return Ok(()) };
                 held.batch.add(&chunk);
                 if !held.lease.is_lost() && held.reported.elapsed() >= self.options.report_interval {
-                    self.report(number, false).await?;
+                    self.report(number, Stage::Part).await?;
                 }
             }
             Event::OutOfMemory { number } => {
@@ -79,21 +81,27 @@ impl Running {
                     held.batch.add_out_of_memory();
                 }
             }
+            Event::Block { number, goes_on } => {
+                self.report(number, Stage::Block).await?;
+                let is_wanted = self.held.get(&number).is_some_and(|held| !held.lease.is_lost());
+                // The evaluator is gone when nobody takes the answer: it says so itself.
+                let _ = goes_on.send(is_wanted);
+            }
             Event::Finished { number } => {
-                self.report(number, true).await?;
+                self.report(number, Stage::Last).await?;
                 if let Some(held) = self.held.remove(&number) {
                     let lost = held.lease.is_lost();
                     self.presence.count(|counts| if lost { counts.lost += 1 } else { counts.finished += 1 });
                 }
             }
             Event::Stopped { number } => {
-                self.report(number, false).await?;
+                self.report(number, Stage::Part).await?;
                 if let Some(held) = self.held.remove(&number) {
                     self.give_back(vec![held.lease]).await;
                 }
             }
             Event::Failed { number, error } => {
-                self.report(number, false).await?;
+                self.report(number, Stage::Part).await?;
                 if let Some(held) = self.held.remove(&number) {
                     self.fail(&held.lease, error).await;
                 }
@@ -121,7 +129,7 @@ impl Running {
         self.passed_over.add(SweepId(sweep), self.options.pass_over, problem);
         let mut numbers = self.queue.remove(|job| job.task.sweep.0 == sweep);
         numbers.push(number);
-        self.report(number, false).await?;
+        self.report(number, Stage::Part).await?;
         let leases = numbers.iter().filter_map(|number| self.held.remove(number)).map(|held| held.lease);
         let leases = leases.collect();
         self.give_back(leases).await;
@@ -132,14 +140,16 @@ impl Running {
     ///
     /// # Errors
     /// When the coordinator is there but cannot store anything, or does not let this worker in.
-    pub(super) async fn report(&mut self, number: u64, finished: bool) -> Result<(), WorkerError> {
+    pub(super) async fn report(&mut self, number: u64, stage: Stage) -> Result<(), WorkerError> {
         let Some(held) = self.held.get_mut(&number) else { return Ok(()) };
-        if held.lease.is_lost() || (held.batch.is_empty() && !finished) {
+        if held.lease.is_lost() || (held.batch.is_empty() && stage == Stage::Part) {
             return Ok(());
         }
         let batch = std::mem::replace(&mut held.batch, Batch::new(held.rung));
         let results = batch.len() as u64;
-        let request = batch.into_request(self.options.name.0.clone(), held.lease.reference(), finished);
+        let mut request = batch.into_request(self.options.name.0.clone(), held.lease.reference(), stage);
+        // Whoever races no point need not be asked about a race.
+        request.block_done &= held.is_raced;
         let answer = self
             .coordinator
             .call("Report", |mut client| {
@@ -150,7 +160,12 @@ impl Running {
         held.reported = Instant::now();
         match answer {
             Ok(answer) if answer.status() == v1::LeaseStatus::Lost => held.lose(),
-            Ok(_) => self.presence.count(|counts| counts.results += results),
+            Ok(answer) => {
+                self.presence.count(|counts| counts.results += results);
+                if answer.rest_unwanted {
+                    self.drop_point(number).await;
+                }
+            }
             Err(status) if ErrorCode::of(&status) == Some(ErrorCode::LeaseLost) => held.lose(),
             // Unreachable at the end of the drain time: the results will be made again.
             Err(status) if is_worth_retrying(&status) => {
@@ -181,6 +196,21 @@ impl Running {
             }
         }
         Ok(())
+    }
+
+    /// Lets go of a job that the coordinator has closed, because its point is out of reach, and of what else waits here
+    /// to be done at that point.
+    async fn drop_point(&mut self, number: u64) {
+        let Some(held) = self.held.remove(&number) else { return };
+        self.presence.count(|counts| counts.finished += 1);
+        let unwanted =
+            self.queue.remove(|job| job.task.sweep.0 == held.sweep && job.task.point == held.point);
+        // Closed as well; one that somebody asked for is given to another worker.
+        let leases = unwanted.iter().filter_map(|number| self.held.remove(number)).map(|held| held.lease);
+        let leases: Vec<_> = leases.collect();
+        if !leases.is_empty() {
+            self.give_back(leases).await;
+        }
     }
 
     async fn fail(&mut self, lease: &HeldLease, error: String) {

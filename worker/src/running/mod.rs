@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use avsweep_domain::Rung;
+use avsweep_domain::{Point, Rung};
 use avsweep_lease::{
     AccessError, CoordinatorClient, Ended, Ending, HeldLease, LeaseKeeper, OnCoordinatorLost, PassedOver,
     Patience, Presence,
@@ -32,6 +32,9 @@ const EMPTY_PAUSE: Duration = Duration::from_millis(10);
 struct HeldJob {
     lease: HeldLease,
     sweep: i64,
+    point: Point,
+    /// Its queries come in blocks.
+    is_raced: bool,
     unwanted: CancellationToken,
     batch: Batch,
     rung: Rung,

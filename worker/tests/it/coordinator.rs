@@ -37,6 +37,10 @@ pub(crate) struct State {
     held: BTreeMap<i64, v1::LeasedJob>,
     /// Jobs whose lease is taken away.
     pub(crate) lost: BTreeSet<i64>,
+    /// Jobs of which no more is wanted after their next block.
+    pub(crate) unwanted: BTreeSet<i64>,
+    /// The length of the blocks that jobs come in; 0 is none.
+    pub(crate) block: u32,
     /// Requests do not arrive.
     pub(crate) away: bool,
     /// What every request is answered with.
@@ -132,6 +136,10 @@ impl Coordinator {
             responses: Vec::new(),
             ordinals: (0..queries).collect(),
             lease_millis: LEASE.as_millis() as u32,
+            blocks: match state.block {
+                0 => Vec::new(),
+                length => (0..queries).step_by(length as usize).map(|at| length.min(queries - at)).collect(),
+            },
         };
         state.waiting.push_back(leased);
         drop(state);
@@ -198,6 +206,7 @@ pub(crate) fn definition(sweep: i64, queries: usize) -> SweepDefinition {
             generation: Coverage::None,
             finalists_per_target: 1,
             decode: DecodeSettings { max_new_tokens: 64, temperature: 0.0, top_p: 1.0, seed: 0 },
+            racing: None,
         },
         judge: JudgeSettings {
             provider: JudgeProvider::Reference { threshold: 0.35 },
@@ -279,9 +288,15 @@ impl JobService for Coordinator {
                 state.finished.insert(lease.job);
             }
         }
+        let rest_unwanted =
+            held && request.block_done && !request.finished && state.unwanted.contains(&lease.job);
+        if rest_unwanted {
+            state.held.remove(&lease.job);
+            state.finished.insert(lease.job);
+        }
         drop(state);
         self.changed.notify_waiters();
-        Ok(Response::new(v1::ReportResponse { status: status(held) }))
+        Ok(Response::new(v1::ReportResponse { status: status(held), rest_unwanted }))
     }
 
     async fn release(

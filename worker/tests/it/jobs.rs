@@ -178,3 +178,57 @@ async fn the_loaded_sweep_is_preferred_for_a_stint_and_no_longer() {
     preferred.dedup();
     assert_eq!(preferred, [None, Some(1), Some(2), None]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_more_of_a_job_is_evaluated_once_its_rest_is_unwanted() {
+    let coordinator = Coordinator::new();
+    coordinator.add_sweep(1, 40);
+    coordinator.state().block = 10;
+    coordinator.add_job(1, 1, 40);
+    coordinator.state().unwanted.insert(1);
+    let evaluator = MadeUp::default();
+    let chunks = evaluator.chunks.clone();
+    let running = Running::start(&coordinator, options(), evaluator);
+    coordinator.wait_for("an end", |state| state.finished.contains(&1)).await;
+    // What is wanted comes block by block, and whole.
+    coordinator.add_job(1, 2, 35);
+    coordinator.wait_for("another end", |state| state.finished.contains(&2)).await;
+    let summary = running.stop().await;
+    assert_eq!((summary.finished, summary.results), (2, 45));
+    assert_eq!((summary.failed, summary.released, summary.lost), (0, 0, 0));
+    let state = coordinator.state();
+    assert_eq!((state.stored(1), state.stored(2)), (10, 35));
+    assert_eq!(chunks.lock().unwrap().iter().sum::<usize>(), 45);
+    let reports = |wanted: i64| {
+        let of_job = state.events.iter().filter_map(|(_, event)| match event {
+            Event::Report { job, ordinals, finished, .. } if *job == wanted => {
+                Some((ordinals.len(), *finished))
+            }
+            _ => None,
+        });
+        of_job.collect::<Vec<_>>()
+    };
+    assert_eq!(reports(1).iter().map(|(results, _)| results).sum::<usize>(), 10);
+    assert!(reports(1).iter().all(|(_, finished)| !finished));
+    assert_eq!(reports(2).last().map(|(_, finished)| *finished), Some(true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_at_a_point_whose_rest_is_unwanted_is_given_back() {
+    let coordinator = Coordinator::new();
+    coordinator.add_sweep(1, 40);
+    coordinator.state().block = 10;
+    (1..=2).for_each(|job| coordinator.add_job(1, job, 40));
+    coordinator.state().unwanted.insert(1);
+    coordinator.state().keeps_released = true;
+    let options = avsweep_worker::WorkerOptions { held_jobs: 2, ..options() };
+    let running = Running::start(&coordinator, options, MadeUp::default());
+    coordinator
+        .wait_for("a job that is given back", |state| {
+            state.count(|event| matches!(event, Event::Release { job: 2 })) == 1
+        })
+        .await;
+    let summary = running.stop().await;
+    assert_eq!((summary.finished, summary.results, summary.released), (1, 10, 1));
+    assert_eq!(coordinator.state().stored(2), 0);
+}

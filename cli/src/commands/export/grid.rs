@@ -113,6 +113,11 @@ fn complain_of_missing(definition: &SweepDefinition, measured: &BTreeMap<Point, 
     let examples: Vec<String> = absent.take(3).map(|point| format!("({point})")).collect();
     let name = &definition.name;
     let advice = match definition.strategy {
+        Strategy::Grid if definition.evaluation.racing.is_some() => {
+            "racing gives points up before all their queries are asked: give a copy of the sweep file another name and \
+             no evaluation.racing, and run that; what is measured already is not measured again"
+                .to_owned()
+        }
         Strategy::Grid => format!(
             "run the sweep to its end ('avsweep sweep show {0}' says how far it is; where jobs failed for good, \
              'avsweep jobs retry {0}' tries them again)",

@@ -39,6 +39,7 @@ fn definition(likelihood: Coverage, generation: Coverage, confirm: usize) -> Swe
             generation,
             finalists_per_target: 1,
             decode: DecodeSettings { max_new_tokens: 8, temperature: 0.0, top_p: 1.0, seed: 0 },
+            racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.5 }, rubric: String::new() },
     };
@@ -51,7 +52,7 @@ fn usual() -> SweepDefinition {
 }
 
 fn counts(ready: u64, leased: u64, done: u64, parked: u64) -> RungCounts {
-    RungCounts { ready, leased, done, parked }
+    RungCounts { ready, leased, done, parked, raced: 0 }
 }
 
 fn snapshot(strategy: StrategyState) -> Snapshot {

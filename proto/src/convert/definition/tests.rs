@@ -86,6 +86,7 @@ fn evaluation() -> impl Generator<Value = Evaluation> {
                 generation,
                 finalists_per_target,
                 decode: DecodeSettings { max_new_tokens, temperature, top_p, seed },
+                racing: None,
             }
         },
     )
