@@ -39,8 +39,8 @@ struct Pass {
 }
 
 /// Closed likelihood jobs: the choice of finalists depends on no other number.
-fn closed(totals: &SweepTotals) -> (u64, u64) {
-    (totals.likelihood.done + totals.likelihood.raced, totals.likelihood.parked)
+fn closed(totals: &SweepTotals) -> (u64, u64, u64) {
+    (totals.likelihood.done, totals.likelihood.raced, totals.likelihood.parked)
 }
 
 impl Coordinator {

@@ -36,12 +36,15 @@ pub enum RacingProblem {
     /// Nothing to race by.
     #[error("evaluation.racing needs 'likelihood: all': points are out of reach by their likelihoods")]
     NoLikelihood,
-    /// The model of this strategy takes points that are measured in full.
+    /// A strategy that learns from every query of a point, those that are no target's best too.
     #[error(
-        "evaluation.racing does not go with strategy 'bayesian': its model learns from every query of a point, and it \
-         visits few points that are out of reach; leave racing out, or choose grid, hierarchical, random or sobol"
+        "evaluation.racing does not go with strategy '{kind}': it learns from every query of a point, and visits few \
+         points that are out of reach; leave racing out, or choose grid, random or sobol"
     )]
-    Bayesian,
+    Adaptive {
+        /// The strategy's kind.
+        kind: &'static str,
+    },
     /// A point may be the best compromise for a target that nobody looked at.
     #[error(
         "evaluation.racing looks at every target; {domains} domains of {levels} levels make more than {MAX_TARGETS}"
@@ -74,8 +77,8 @@ impl Racing {
         if likelihood != Coverage::All {
             return Err(RacingProblem::NoLikelihood);
         }
-        if matches!(strategy, Strategy::Bayesian(_)) {
-            return Err(RacingProblem::Bayesian);
+        if matches!(strategy, Strategy::Bayesian(_) | Strategy::Hierarchical(_)) {
+            return Err(RacingProblem::Adaptive { kind: strategy.kind() });
         }
         let targets = u32::try_from(domains).ok().and_then(|domains| levels.checked_pow(domains));
         if targets.is_none_or(|targets| targets > MAX_TARGETS) {
@@ -117,7 +120,10 @@ mod tests {
         let none = RACING.check(Coverage::None, &Strategy::Grid, 3, 3);
         assert_eq!(none, Err(RacingProblem::NoLikelihood));
         let bayesian = Strategy::Bayesian(BayesianSettings::default());
-        assert_eq!(RACING.check(Coverage::All, &bayesian, 3, 3), Err(RacingProblem::Bayesian));
+        assert_eq!(
+            RACING.check(Coverage::All, &bayesian, 3, 3),
+            Err(RacingProblem::Adaptive { kind: "bayesian" })
+        );
         let many = RACING.check(Coverage::All, &Strategy::Grid, 10, 3);
         assert!(matches!(many, Err(RacingProblem::CountlessTargets { .. })));
     }

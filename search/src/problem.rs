@@ -245,9 +245,9 @@ impl Problem {
             }
             SearchRung::Likelihood => return None,
         };
-        let rates = counts.chunks_exact(self.levels).flat_map(|counts| {
-            let n = counts.iter().sum::<u32>().max(1);
-            counts.iter().map(move |count| f64::from(*count) / f64::from(n))
+        // A response at no level counts in n all the same.
+        let rates = counts.chunks_exact(self.levels).zip(&self.domains).flat_map(|(counts, shape)| {
+            counts.iter().map(|count| f64::from(*count) / shape.queries.max(1) as f64)
         });
         Some(rates.collect())
     }

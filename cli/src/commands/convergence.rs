@@ -24,7 +24,7 @@ pub(crate) struct StepOutput {
     pub(crate) mean: f64,
     /// Of the worst target.
     pub(crate) worst: f64,
-    /// With 95 % probability no target's regret is more.
+    /// With 95 % probability no target's regret is more, each taken alone.
     pub(crate) bound: f64,
     /// Targets whose best point is known with at least 95 % probability.
     pub(crate) certain: u32,

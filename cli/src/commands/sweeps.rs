@@ -59,9 +59,13 @@ struct ShowOutput {
     #[serde(flatten)]
     progress: SweepOutput,
     definition: SweepDefinition,
-    convergence: ConvergenceOutput,
+    /// Absent where modelling so many points would take longer than anybody waits; the report has it.
+    convergence: Option<ConvergenceOutput>,
     failed_jobs: Vec<JobOutput>,
 }
+
+/// With more measured points than this only the report shows the convergence.
+const MOST_CONVERGING: u64 = 300;
 
 /// Rows of the convergence's table.
 const CONVERGENCE_STEPS: u32 = 8;
@@ -112,7 +116,11 @@ pub(super) async fn show(place: &Place, sweep: &str, format: Format) -> Result<(
     };
     let failed = connection.sweeps().list_jobs(request).await.map_err(explain)?.into_inner().jobs;
     let failed_jobs = failed.into_iter().map(JobOutput::read).collect::<Result<_>>()?;
-    let convergence = convergence::ask(&connection, progress.sweep, CONVERGENCE_STEPS).await?;
+    let convergence = if progress.points_done <= MOST_CONVERGING {
+        Some(convergence::ask(&connection, progress.sweep, CONVERGENCE_STEPS).await?)
+    } else {
+        None
+    };
     let shown = ShowOutput { progress: summarise(progress), definition, convergence, failed_jobs };
     output::print(format, &shown, |shown, out| {
         facts(shown).write(out)?;
@@ -130,12 +138,20 @@ pub(super) async fn show(place: &Place, sweep: &str, format: Format) -> Result<(
             ]);
         }
         jobs.write(out)?;
-        if !shown.convergence.steps.is_empty() {
-            writeln!(
+        match &shown.convergence {
+            Some(convergence) if convergence.steps.is_empty() => {}
+            Some(convergence) => {
+                writeln!(
+                    out,
+                    "\nConvergence: by how much the grid's best is expected to be better than the best measured point"
+                )?;
+                convergence.table().write(out)?;
+            }
+            None => writeln!(
                 out,
-                "\nConvergence: by how much the grid's best is expected to be better than the best measured point"
-            )?;
-            shown.convergence.table().write(out)?;
+                "\nHow the search converged is in the report: avsweep report {}",
+                shown.progress.name
+            )?,
         }
         if !shown.failed_jobs.is_empty() {
             writeln!(out, "\nJobs that failed for good")?;

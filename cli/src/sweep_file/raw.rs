@@ -208,7 +208,7 @@ pub(super) struct RawEvaluation {
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_u64))]
     pub seed: Option<u64>,
     /// Gives a point up, its remaining queries unasked, once it is out of reach for every target. Default: every point
-    /// is measured in full. Not with strategy bayesian.
+    /// is measured in full. Not with strategies bayesian and hierarchical.
     pub racing: Option<RawRacing>,
 }
 

@@ -38,11 +38,10 @@ fn has_jobs(jobs: &[Value], rung: &str) -> bool {
 fn wait_until(folder: &Path, wanted: impl Fn(&Value) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(180);
     loop {
-        let shown = avsweep(folder)
-            .args(["sweep", "show", SWEEP, "--output", "json"])
-            .output()
-            .expect("the binary starts");
-        if serde_json::from_slice::<Value>(&shown.stdout).is_ok_and(|shown| wanted(&shown)) {
+        let shown =
+            avsweep(folder).args(["sweep", "ls", "--output", "json"]).output().expect("the binary starts");
+        let sweeps: Vec<Value> = serde_json::from_slice(&shown.stdout).unwrap_or_default();
+        if sweeps.iter().any(|sweep| sweep["name"] == SWEEP && wanted(sweep)) {
             return;
         }
         assert!(Instant::now() < deadline, "waited for three minutes; last seen:\n{}", stderr(&shown));

@@ -22,12 +22,12 @@ fn searching(strategy: &str) -> SweepText {
     )
 }
 
+/// The sweep's line of `sweep ls`, which models nothing and so is quick.
 fn show(folder: &Path) -> Option<Value> {
-    let shown = avsweep(folder)
-        .args(["sweep", "show", SWEEP, "--output", "json"])
-        .output()
-        .expect("the binary starts");
-    serde_json::from_slice(&shown.stdout).ok()
+    let listed =
+        avsweep(folder).args(["sweep", "ls", "--output", "json"]).output().expect("the binary starts");
+    let sweeps: Vec<Value> = serde_json::from_slice(&listed.stdout).ok()?;
+    sweeps.into_iter().find(|sweep| sweep["name"] == SWEEP)
 }
 
 fn points_done(shown: &Value) -> u64 {
@@ -99,6 +99,13 @@ fn every_strategy_ends_with_an_answer_for_every_target() {
             }
         }
         assert_eq!(shown["duplicate_results"], 0, "{strategy}");
+        // How it converged, in at most eight steps, the last one being now.
+        let shown = json(avsweep(folder.path()).args(["sweep", "show", SWEEP]));
+        let steps = shown["convergence"]["steps"].as_array().expect("steps");
+        assert_eq!((shown["convergence"]["targets"].as_u64(), steps.len()), (Some(27), 8), "{strategy}");
+        assert_eq!(steps[7]["evaluations"], shown["points_done"], "{strategy}");
+        let regret = |step: &Value| step["mean"].as_f64().expect("a regret");
+        assert!(regret(&steps[7]) < regret(&steps[0]), "{strategy}: {steps:?}");
     }
 }
 

@@ -27,11 +27,13 @@ impl Coordinator {
     ) -> Result<Vec<Convergence>, CoordinatorError> {
         let record = self.store.find_sweep(sweep).await?;
         let definition = record.definition;
-        let mut searched = self.store.search_points(record.id, PointFilter::All).await?;
-        searched.retain(|searched| matches!(searched.state, SearchState::Measured { .. }));
-        if searched.len() > MOST_MODELLED || is_complete(&definition, searched.len()) {
+        // Tallies are small; what strategies see is every result.
+        let measured_points = self.tallies(record.id).await?.len();
+        if measured_points > MOST_MODELLED || is_complete(&definition, measured_points) {
             return Ok(Vec::new());
         }
+        let mut searched = self.store.search_points(record.id, PointFilter::All).await?;
+        searched.retain(|searched| matches!(searched.state, SearchState::Measured { .. }));
         let order = self.proposal_order(record.id, &definition).await?;
         let steps = steps.map_or(USUAL_STEPS, NonZeroUsize::get).min(MOST_STEPS);
         let steps = self.compute(move || {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use crate::metrics::{FailureKind, Usage};
-use crate::{Coordinator, CoordinatorError};
+use crate::{Coordinator, CoordinatorError, error_text};
 
 /// A worker's wish for jobs.
 #[derive(Clone, Debug)]
@@ -171,7 +171,12 @@ impl Coordinator {
             LeaseStatus::Held => {
                 self.metrics.report_taken(rung, count, &report.timings, usage);
                 self.signals.changed();
-                rest_unwanted = block_done && self.look_at_race(report).await?;
+                // The results are stored: a look that fails must not fail the report.
+                rest_unwanted = block_done
+                    && self.look_at_race(report).await.unwrap_or_else(|error| {
+                        warn!(job = %report.lease.job, error = error_text(&error), "no look at the race");
+                        false
+                    });
                 if report.finished || rest_unwanted {
                     self.signals.job_closed(rung);
                     if !self.cursors.adaptive().is_empty() {

@@ -8,9 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use avsweep_domain::{
-    JobId, Level, Normalisation, PointTallies, QuerySet, Rung, Strategy, SweepDefinition, SweepId,
-};
+use avsweep_domain::{JobId, Level, Normalisation, PointTallies, QuerySet, Rung, SweepDefinition, SweepId};
 use avsweep_search::racing::{Race, Standing};
 use avsweep_search::strategy::Problem;
 use avsweep_store::{JobFilter, LeaseStatus, LeasedJob, PointFilter, Report, ResultValue, StoreError};
@@ -64,11 +62,7 @@ impl Races {
 
 /// How many leaders of a target the sweep goes on with.
 fn places(definition: &SweepDefinition) -> usize {
-    let leaders = match &definition.strategy {
-        Strategy::Hierarchical(settings) => settings.leaders,
-        Strategy::Grid | Strategy::Bayesian(_) | Strategy::Random(_) | Strategy::Sobol(_) => 1,
-    };
-    definition.evaluation.finalists_per_target.max(leaders) as usize
+    definition.evaluation.finalists_per_target.max(1) as usize
 }
 
 impl Coordinator {
@@ -150,8 +144,12 @@ impl Coordinator {
         problem: &Problem,
     ) -> Result<(), CoordinatorError> {
         let started = Instant::now();
-        if self.races.standings().get(&sweep).is_some_and(|kept| started < kept.until) {
-            return Ok(());
+        if let Some(kept) = self.races.standings().get_mut(&sweep) {
+            if started < kept.until {
+                return Ok(());
+            }
+            // One report looks, the others go by what is known: a stale standing only gives up later.
+            kept.until = started + LOOK_AGAIN;
         }
         let all: Vec<PointTallies> = self.store.tallies(sweep, PointFilter::All).await?;
         let (problem, places) = (problem.clone(), places(definition));

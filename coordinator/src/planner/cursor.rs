@@ -52,7 +52,7 @@ pub(super) struct Cursor {
     /// Whether such a strategy said that there is nothing more.
     pub(super) finished: bool,
     /// Closed likelihood jobs (done, parked) at which finalists were last chosen. At others the choice may differ.
-    pub(super) finalists_at: Option<(u64, u64)>,
+    pub(super) finalists_at: Option<(u64, u64, u64)>,
     /// What a strategy that decides from results has seen; `None` when it has to be read.
     pub(super) seen: Option<Arc<Seen>>,
 }

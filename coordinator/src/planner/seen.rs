@@ -21,7 +21,7 @@ pub(super) struct Closed([(u64, u64); 3]);
 
 impl Closed {
     pub(super) fn of(totals: &SweepTotals) -> Self {
-        let closed = |counts: &RungCounts| (counts.done + counts.raced, counts.parked);
+        let closed = |counts: &RungCounts| (counts.done, counts.raced + counts.parked);
         Self([closed(&totals.likelihood), closed(&totals.generation), closed(&totals.judgement)])
     }
 }

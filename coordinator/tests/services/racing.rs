@@ -187,16 +187,12 @@ async fn a_race_goes_on_after_a_restart_and_loses_no_result() -> anyhow::Result<
 }
 
 #[tokio::test]
-async fn a_raced_point_counts_for_the_strategy_as_given_up() -> anyhow::Result<()> {
-    let definition = definition(hierarchical(), Some(CERTAIN));
+async fn a_raced_point_is_no_answer() -> anyhow::Result<()> {
+    let definition = definition(Strategy::Grid, Some(CERTAIN));
     let raced = Raced::in_memory(&definition).await?;
     raced.run().await?;
     let points = raced.raced_points().await?;
     assert!(!points.is_empty());
-    let choices = raced.store.choices(raced.sweep).await?;
-    let last = choices.last().context("choices")?;
-    let given_up: BTreeSet<_> = last.given_up.iter().map(ToString::to_string).collect();
-    assert!(!given_up.is_empty() && given_up.is_subset(&points), "{given_up:?} of {points:?}");
     for answer in raced.cluster.best(&definition).await?.answers {
         let point = avsweep_domain::Point::try_from(answer.point.context("an answer")?)?;
         assert!(!points.contains(&point.to_string()), "{point} is an answer");

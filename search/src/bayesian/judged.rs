@@ -1,6 +1,7 @@
 //! The judged rung: ordinal outcomes with binomial noise.
 //!
-//! Per domain and per threshold between two levels, the number of responses above the threshold is binomial; its
+//! Per domain and per threshold between two levels, the number of responses above the threshold is binomial, and so is the
+//! number of those at any level (unclear and refused ones count in n); its
 //! probability is Φ of a Gaussian process. The thresholds of a domain share lengths, chosen by the marginal likelihood of
 //! the counts. A draw moves all thresholds of a domain together, as a better or worse model would.
 //!
@@ -34,14 +35,18 @@ const CHUNK: usize = 256;
 /// Kernels are chosen by at most so many points.
 const FIT_POINTS: usize = 100;
 
-/// A domain's model: a process per threshold, lowest first.
+/// A domain's model.
 struct JudgedModel {
+    /// Of the responses at a level, those above each threshold, lowest first.
     thresholds: Vec<BinomialGp>,
+    /// Of all responses, those at any level; `None` while all are.
+    told: Option<BinomialGp>,
 }
 
 /// A domain's joint draws, and how far each of them lies from what the measured points tell elsewhere.
 struct Drawn {
     thresholds: Vec<LatentDraws>,
+    told: Option<LatentDraws>,
     deviates: Vec<f64>,
 }
 
@@ -238,7 +243,17 @@ impl JudgedModel {
             .into_iter()
             .zip(counts(&all))
             .map(|(kernel, counts)| BinomialGp::new(kernel, &points, &counts).ok());
-        Some(Self { thresholds: thresholds.collect::<Option<_>>()? })
+        let thresholds = thresholds.collect::<Option<_>>()?;
+        let queries = problem.domains()[domain].queries as u32;
+        let told = |rows: &[usize]| -> Vec<(u32, u32)> {
+            let at_levels = |row: &usize| judged[*row].1[domain * levels..(domain + 1) * levels].iter().sum();
+            rows.iter().map(at_levels).map(|count: u32| (count.min(queries), queries)).collect()
+        };
+        if told(&all).iter().all(|(count, _)| *count == queries) {
+            return Some(Self { thresholds, told: None });
+        }
+        let kernel = fit_binomial(&coordinates(&some), dimensions, &[told(&some)]).pop()?;
+        Some(Self { thresholds, told: Some(BinomialGp::new(kernel, &points, &told(&all)).ok()?) })
     }
 
     fn draw(&self, seed: u64, domain: usize, measured: usize) -> Option<Drawn> {
@@ -249,7 +264,9 @@ impl JudgedModel {
         let normals: Vec<(Vec<f64>, Vec<f64>)> =
             (0..SAMPLES).map(|_| (numbers(measured), numbers(measured))).collect();
         let thresholds = self.thresholds.iter().map(|gp| gp.draws(&normals).ok());
-        Some(Drawn { thresholds: thresholds.collect::<Option<_>>()?, deviates })
+        let thresholds = thresholds.collect::<Option<_>>()?;
+        let told = self.told.as_ref().map(|gp| gp.draws(&normals)).transpose().ok()?;
+        Some(Drawn { thresholds, told, deviates })
     }
 }
 
@@ -294,6 +311,8 @@ impl<'a> Models<'a> {
                     .zip(&drawn.thresholds)
                     .map(|(gp, draws)| gp.drawn(draws, &at))
                     .collect();
+                let told =
+                    model.told.as_ref().zip(drawn.told.as_ref()).map(|(gp, draws)| gp.drawn(draws, &at));
                 let mut counts = Counts::of_rates(levels, SAMPLES);
                 let mut rates = vec![0.0; levels];
                 let mut block = vec![0; levels * SAMPLES];
@@ -303,6 +322,10 @@ impl<'a> Models<'a> {
                             .iter()
                             .map(|(values, left)| values[(point, sample)] + deviate * left[point]);
                         level_rates(above, &mut rates);
+                        if let Some((values, left)) = &told {
+                            let share = cdf(values[(point, sample)] + deviate * left[point]);
+                            rates.iter_mut().for_each(|rate| *rate *= share);
+                        }
                         for (level, rate) in rates.iter().enumerate() {
                             block[level * SAMPLES + sample] = scaled(*rate);
                         }

@@ -10,9 +10,9 @@ function buildConvergence() {
     return;
   }
   const last = steps[steps.length - 1];
-  byId("convergence-explain").textContent = `By how much the grid’s best is expected to be better than the best measured point, as the search could tell after so many evaluations: on average over ${targets} targets, for the worst of them, and what it is with 95 % probability at most. After ${grouped(last.evaluations)} evaluations the best point of ${last.certain} of ${targets} targets is known with at least 95 % probability.`;
+  byId("convergence-explain").textContent = `By how much the grid’s best is expected to be better than the best measured point, as the search could tell after so many evaluations: on average over ${targets} targets, for the worst of them, and the largest of the targets’ 95 % bounds, each taken alone. After ${grouped(last.evaluations)} evaluations the best point of ${last.certain} of ${targets} targets is known with at least 95 % probability.`;
   const { width, height, left, right, top, bottom } = progress;
-  const most = Math.max(0.02, ...steps.map((step) => step.bound));
+  const most = Math.max(0.02, ...steps.flatMap((step) => [step.bound, step.worst]));
   const x = (evaluations) => left + (evaluations / last.evaluations) * (width - left - right);
   const y = (regret) => top + (1 - regret / most) * (height - top - bottom);
   const round = (number) => number.toFixed(1);
