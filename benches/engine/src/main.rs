@@ -1,5 +1,6 @@
 //! The engine's speed and memory, each subcommand one measurement; see `README.md`.
 
+mod evaluate;
 mod memory;
 mod merge;
 mod model;
@@ -21,11 +22,17 @@ enum What {
     Merge(merge::MergeArguments),
     /// Peak memory beside what weights and key/value caches take; every run is a process of its own.
     Memory(memory::MemoryArguments),
+    /// Scoring a model's references in f32, a round for every line of standard input.
+    Score(evaluate::ScoreArguments),
+    /// Greedy answers in f32, a round for every line of standard input.
+    Generate(evaluate::GenerateArguments),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().what {
         What::Merge(arguments) => merge::run(&arguments),
         What::Memory(arguments) => memory::run(&arguments),
+        What::Score(arguments) => evaluate::score(&arguments),
+        What::Generate(arguments) => evaluate::generate(&arguments),
     }
 }
