@@ -73,7 +73,7 @@ mod tests {
 
     fn known() -> Cursor {
         let seen = Some(Arc::new(Seen::default()));
-        Cursor { term: 4, proposed: Some(9), finished: true, finalists_at: Some((9, 0)), seen }
+        Cursor { term: 4, proposed: Some(9), finished: true, finalists_at: Some((9, 0, 0)), seen }
     }
 
     #[test]

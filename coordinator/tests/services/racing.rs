@@ -10,7 +10,7 @@ use avsweep_domain::{Coverage, Message, Query, Racing, Role, Strategy, SweepDefi
 use avsweep_proto::v1;
 use avsweep_store::{PointFilter, SearchState, SqliteStore, SqliteStoreOptions, Store};
 
-use crate::choosing::{hierarchical, one_job_a_point, searched, smooth};
+use crate::choosing::{one_job_a_point, searched, smooth};
 use crate::support::{ALL_RUNGS, Cluster};
 
 const CERTAIN: Racing = Racing { block: 4, error: 0.0, seed: 3 };

@@ -38,6 +38,8 @@ pub(super) fn name(device: &Device) -> Result<String> {
 
 /// Bytes of the device's memory that are free, and all.
 pub(super) fn memory(device: &CudaDevice) -> Result<(usize, usize)> {
+    // What was freed goes back from the stream's pool at the next synchronisation only, and counts as taken until then.
+    device.cuda_stream().synchronize().w()?;
     device.cuda_stream().context().mem_get_info().w()
 }
 

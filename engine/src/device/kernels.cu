@@ -28,6 +28,8 @@ __device__ __forceinline__ float widen_f16(u16 bits) {
 }
 
 __device__ __forceinline__ u16 narrow_bf16(float value) {
+    // Rounding would carry this device's own NaN over into zero.
+    if (value != value) return 0x7fffu;
     u32 bits = __float_as_uint(value);
     return (u16)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }

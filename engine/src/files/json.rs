@@ -60,9 +60,10 @@ impl JsonFile {
             Some(value) => value
                 .as_u64()
                 .and_then(|number| usize::try_from(number).ok())
-                .filter(|&number| number > 0)
+                // No model's size is larger; products of two of them fit a usize.
+                .filter(|&number| (1..=i32::MAX as usize).contains(&number))
                 .map(Some)
-                .ok_or_else(|| self.wrong(field, "a positive integer")),
+                .ok_or_else(|| self.wrong(field, "a positive integer below 2³¹")),
         }
     }
 

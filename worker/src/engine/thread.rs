@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use avsweep_engine::Device;
+use avsweep_engine::{Device, EngineError};
 use avsweep_lease::error_chain;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -76,10 +76,13 @@ fn evaluate(model: &mut Model, job: &ThreadJob) -> Result<End, Failure> {
         Ok(Err(Failed::Unfit(error))) => Err(Failure::Unfit(too_large_or(error, &job.paths))),
         Ok(Err(Failed::Job { error, together })) => {
             let reason = error_chain(&error);
-            if is_out_of_memory(&reason) {
-                Err(Failure::OutOfMemory { together, reason })
-            } else {
-                Err(Failure::Job(error))
+            match error {
+                _ if is_out_of_memory(&reason) => Err(Failure::OutOfMemory { together, reason }),
+                // A CUDA error stays for as long as the process: every further job would fail for it.
+                JobError::Engine(error @ EngineError::Device { .. }) => {
+                    Err(Failure::Worker(WorkerError::Device(Box::new(error))))
+                }
+                error => Err(Failure::Job(error)),
             }
         }
         // The job is counted as failed, so that one which always breaks the engine is parked in the end. What the

@@ -8,6 +8,9 @@ use crate::EngineError;
 use crate::files::JsonFile;
 use std::path::Path;
 
+/// No decoder has so many; what is kept per layer is allocated before any tensor is looked at.
+const MOST_LAYERS: usize = 10_000;
+
 impl ModelConfig {
     /// Reads `config.json` (and `generation_config.json`, where there is one) of a model folder.
     ///
@@ -55,13 +58,21 @@ impl ModelConfig {
             file.optional_number("rms_norm_eps")?
                 .ok_or_else(|| file.wrong("rms_norm_eps", "a positive number"))? as f32;
         let layers = file.size("num_hidden_layers")?;
+        if layers > MOST_LAYERS {
+            return Err(file.wrong("num_hidden_layers", &format!("at most {MOST_LAYERS} layers")));
+        }
         let positions = file.optional_size("max_position_embeddings")?.unwrap_or(2048);
         let theta = file.optional_number("rope_theta")?.unwrap_or(architecture.default_theta());
         let section = "rope_parameters";
         let rotary = Description { file: &file, section, theta, architecture, head_dim, positions };
         let Attention { attention, rotaries, context } = read_attention(&rotary, layers)?;
         let gemma = architecture.is_gemma();
-        let softcap = |field| Ok(file.optional_number(field)?.map(|cap| cap as f32));
+        // Absent fields have the family's values, `null` means none.
+        let softcap = |field: &str, usual: Option<f32>| match file.names(field) {
+            true => Ok(file.optional_number(field)?.map(|cap| cap as f32)),
+            false => Ok(usual),
+        };
+        let gemma2 = architecture == Architecture::Gemma2;
         let biased = file.flag("attention_bias")? == Some(true)
             && !matches!(architecture, Architecture::Qwen2 | Architecture::Mistral | Architecture::Phi3);
         let query_scalar =
@@ -85,11 +96,12 @@ impl ModelConfig {
             output_bias: biased,
             fused_projections: architecture == Architecture::Phi3,
             attention_scale: 1.0 / query_scalar.unwrap_or(head_dim as f64).sqrt() as f32,
-            attention_softcap: match architecture {
-                Architecture::Gemma2 => softcap("attn_logit_softcapping")?,
-                _ => None,
+            attention_softcap: if gemma2 { softcap("attn_logit_softcapping", Some(50.0))? } else { None },
+            logit_softcap: if gemma {
+                softcap("final_logit_softcapping", gemma2.then_some(30.0))?
+            } else {
+                None
             },
-            logit_softcap: if gemma { softcap("final_logit_softcapping")? } else { None },
             embedding_scale: if gemma { (hidden_size as f64).sqrt() as f32 } else { 1.0 },
             attention,
             rotaries,
