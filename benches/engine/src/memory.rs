@@ -2,9 +2,7 @@
 
 use crate::model::{RandomFamily, Shape};
 use anyhow::{Context, Result};
-use avsweep_engine::{
-    AlignmentVector, BaseModel, Coefficient, Engine, Message, PromptItem, Sampling, ScoreItem, WeightType,
-};
+use avsweep_engine::{Message, PromptItem, Sampling, ScoreItem};
 use clap::Args;
 use serde_json::json;
 
@@ -30,16 +28,8 @@ pub(crate) struct MemoryArguments {
 /// Prints one JSON object.
 pub(crate) fn run(arguments: &MemoryArguments) -> Result<()> {
     let family = RandomFamily::write(arguments.shape, arguments.vectors)?;
-    let base = BaseModel::open(&family.base())?;
-    let vectors = family
-        .vectors
-        .iter()
-        .map(|path| AlignmentVector::open(path, &base))
-        .collect::<Result<Vec<_>, _>>()?;
-    let coefficients: Vec<Coefficient> =
-        (0..vectors.len()).map(|index| Coefficient::whole(format!("c{index}"), index)).collect();
-    let parameters = base.parameters();
-    let mut engine = Engine::load(base, vectors, &coefficients, WeightType::Bf16)?;
+    let mut engine = family.engine()?;
+    let parameters = engine.base().parameters();
     engine.merge(&vec![0.1; arguments.vectors])?;
 
     let messages = |query: usize| {

@@ -3,7 +3,6 @@
 use crate::model::{RandomFamily, Shape};
 use crate::timing::interleaved;
 use anyhow::Result;
-use avsweep_engine::{AlignmentVector, BaseModel, Coefficient, Engine, WeightType};
 use clap::Args;
 use rayon::prelude::*;
 use serde_json::json;
@@ -27,17 +26,9 @@ pub(crate) struct MergeArguments {
 /// Prints one JSON object.
 pub(crate) fn run(arguments: &MergeArguments) -> Result<()> {
     let family = RandomFamily::write(arguments.shape, arguments.vectors)?;
-    let base = BaseModel::open(&family.base())?;
-    let vectors = family
-        .vectors
-        .iter()
-        .map(|path| AlignmentVector::open(path, &base))
-        .collect::<Result<Vec<_>, _>>()?;
-    let coefficients: Vec<Coefficient> =
-        (0..vectors.len()).map(|index| Coefficient::whole(format!("c{index}"), index)).collect();
-    let parameters = base.parameters();
-    let names: Vec<String> = base.tensor_names().map(str::to_owned).collect();
-    let mut engine = Engine::load(base, vectors, &coefficients, WeightType::Bf16)?;
+    let mut engine = family.engine()?;
+    let parameters = engine.base().parameters();
+    let names: Vec<String> = engine.base().tensor_names().map(str::to_owned).collect();
 
     // Copying moves as many bytes as merging to bf16 does: a quarter of them would fit no cache either.
     let inputs = 2 * parameters * (1 + arguments.vectors);
