@@ -29,11 +29,6 @@ if [[ ! -e $tools/ready ]]; then
 fi
 "$tools/bin/hadolint" Dockerfile
 echo "passes hadolint $hadolint_version"
-skeleton=$(mktemp -d)
-trap 'rm -rf "$skeleton"' EXIT
-deploy/docker/skeleton.sh . "$skeleton/workspace"
-cargo metadata --locked --offline --format-version 1 --manifest-path "$skeleton/workspace/Cargo.toml" >/dev/null
-echo "cargo takes the dependency layer's workspace"
 
 step "docker-compose.yml"
 compose=()

@@ -26,10 +26,14 @@ find . \( -name target -o -name .git \) -prune -o -name Cargo.toml -print | whil
   # Without a build script its dependencies would not be built either.
   if [[ -e $crate/build.rs ]]; then echo 'fn main() {}' >"$to/$crate/build.rs"; fi
 done
-# Targets that a manifest names by path must be there, or cargo refuses it: [[bin]], [[bench]], [[test]], [[example]].
+# Targets that a manifest names must be there, or cargo refuses it: [[bin]], [[bench]], [[test]], [[example]] with a path,
+# and benches without one.
 find . \( -name target -o -name .git \) -prune -o -name Cargo.toml -print | while read -r manifest; do
   crate=$(dirname "$manifest")
-  { grep -oE '^path = "[^"]+\.rs"' "$manifest" || true; } | cut -d'"' -f2 | while read -r source; do
+  {
+    grep -oE '^path = "[^"]+\.rs"' "$manifest" | cut -d'"' -f2 || true
+    sed -n '/^\[\[bench\]\]/,/^$/ s/^name = "\(.*\)"$/benches\/\1.rs/p' "$manifest"
+  } | while read -r source; do
     if [[ -e $to/$crate/$source ]]; then continue; fi
     mkdir -p "$to/$crate/$(dirname "$source")"
     echo 'fn main() {}' >"$to/$crate/$source"
