@@ -8,6 +8,8 @@ mod timing;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use model::Shape;
+use std::path::PathBuf;
 
 /// Measures the engine.
 #[derive(Debug, Parser)]
@@ -26,6 +28,17 @@ enum What {
     Score(evaluate::ScoreArguments),
     /// Greedy answers in f32, a round for every line of standard input.
     Generate(evaluate::GenerateArguments),
+    /// Writes random vectors for a model of a shape, for `share.sh`.
+    Vectors {
+        /// Folder to write `vector0.safetensors …` to.
+        folder: PathBuf,
+        /// The model's shape.
+        #[arg(long, value_enum, default_value_t = Shape::Smol)]
+        shape: Shape,
+        /// Vectors.
+        #[arg(long, default_value_t = 3)]
+        vectors: usize,
+    },
 }
 
 fn main() -> Result<()> {
@@ -34,5 +47,6 @@ fn main() -> Result<()> {
         What::Memory(arguments) => memory::run(&arguments),
         What::Score(arguments) => evaluate::score(&arguments),
         What::Generate(arguments) => evaluate::generate(&arguments),
+        What::Vectors { folder, shape, vectors } => model::write_vectors(&folder, shape, vectors).map(drop),
     }
 }

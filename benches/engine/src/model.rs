@@ -112,13 +112,7 @@ impl RandomFamily {
         std::fs::create_dir(&base)?;
         write_companions(&base, &sizes)?;
         write_tensors(&base.join("model.safetensors"), &sizes, 1, 0x3d00)?;
-        let vectors = (0..vectors)
-            .map(|index| {
-                let path = folder.path().join(format!("vector{index}.safetensors"));
-                write_tensors(&path, &sizes, 2 + index as u64, 0x3900)?;
-                Ok(path)
-            })
-            .collect::<Result<_>>()?;
+        let vectors = write_vectors(folder.path(), shape, vectors)?;
         Ok(Self { folder, vectors })
     }
 
@@ -126,6 +120,17 @@ impl RandomFamily {
     pub(crate) fn base(&self) -> PathBuf {
         self.folder.path().join("base")
     }
+}
+
+/// Writes random bf16 delta files `vector0.safetensors …` for a model of this shape; says where.
+pub(crate) fn write_vectors(folder: &Path, shape: Shape, vectors: usize) -> Result<Vec<PathBuf>> {
+    (0..vectors)
+        .map(|index| {
+            let path = folder.join(format!("vector{index}.safetensors"));
+            write_tensors(&path, &shape.sizes(), 2 + index as u64, 0x3900)?;
+            Ok(path)
+        })
+        .collect()
 }
 
 /// Writes every tensor as bf16 numbers of random sign and mantissa around the magnitude whose upper byte is given.
