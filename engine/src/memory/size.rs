@@ -43,8 +43,8 @@ impl fmt::Display for ByteSize {
         let bytes = self.0 as f64;
         match self.0 {
             0..1024 => write!(formatter, "{} B", self.0),
-            0..0x10_0000 => write!(formatter, "{:.1} KiB", bytes / 1024.0),
-            0..0x4000_0000 => write!(formatter, "{:.1} MiB", bytes / f64::from(1 << 20)),
+            1024..0x10_0000 => write!(formatter, "{:.1} KiB", bytes / 1024.0),
+            0x10_0000..0x4000_0000 => write!(formatter, "{:.1} MiB", bytes / f64::from(1 << 20)),
             _ => write!(formatter, "{:.2} GiB", bytes / f64::from(1 << 30)),
         }
     }
