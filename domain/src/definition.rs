@@ -78,7 +78,7 @@ pub enum Coverage {
 }
 
 /// How responses are decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DecodeSettings {
     /// Token limit of a response.
     pub max_new_tokens: u32,
@@ -88,10 +88,18 @@ pub struct DecodeSettings {
     pub top_p: f64,
     /// Seed of sampled decoding; each query's own seed follows from it and the query.
     pub seed: u64,
+    /// Texts before which a response ends; their order means nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
 }
 
+/// Stop strings of a sweep at most.
+const MOST_STOPS: usize = 16;
+/// Bytes of a stop string at most.
+const LONGEST_STOP: usize = 256;
+
 /// What is measured, and where.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// The likelihood rung: everywhere or nowhere.
     pub likelihood: Coverage,
@@ -352,6 +360,16 @@ impl SweepDefinition {
         if !(decode.top_p > 0.0 && decode.top_p <= 1.0) {
             return out_of_range("evaluation.top_p", &decode.top_p, "above 0, at most 1");
         }
+        if decode.stop.len() > MOST_STOPS {
+            return out_of_range(
+                "evaluation.stop",
+                &format!("{} texts", decode.stop.len()),
+                "at most 16 texts",
+            );
+        }
+        if let Some(stop) = decode.stop.iter().find(|stop| !(1..=LONGEST_STOP).contains(&stop.len())) {
+            return out_of_range("evaluation.stop", &format!("{stop:?}"), "texts of 1 to 256 bytes");
+        }
         if !(1..=1000).contains(&evaluation.finalists_per_target) {
             return out_of_range(
                 "evaluation.finalists_per_target",
@@ -463,6 +481,11 @@ impl SweepDefinition {
         builder.integer(i64::from(decode.max_new_tokens)).bytes(&decode.temperature.to_le_bytes());
         if decode.temperature > 0.0 {
             builder.bytes(&decode.top_p.to_le_bytes()).bytes(&decode.seed.to_le_bytes());
+        }
+        let stops: std::collections::BTreeSet<&str> = decode.stop.iter().map(String::as_str).collect();
+        if !stops.is_empty() {
+            builder.text("stop").count(stops.len());
+            stops.into_iter().fold(&mut builder, |builder, stop| builder.text(stop));
         }
         builder.finish()
     }

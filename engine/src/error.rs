@@ -1,5 +1,6 @@
 //! The crate's errors: each names the operation, the file, field or tensor, what was found and what was wanted.
 
+use crate::ByteSize;
 use std::path::{Path, PathBuf};
 
 /// What can go wrong between a folder of weights and a score.
@@ -262,6 +263,22 @@ pub enum EngineError {
         /// Why not.
         reason: String,
     },
+    /// The model does not fit the memory that it may take.
+    #[error(
+        "{} needs {} of memory ({} of merged weights, {} for a short query), but may take {}: give it more by \
+         --memory, or a machine with more", path.display(), ByteSize(merged + least), ByteSize(*merged),
+        ByteSize(*least), ByteSize(*budget)
+    )]
+    TooLarge {
+        /// The base model's folder.
+        path: PathBuf,
+        /// Bytes of merged weights.
+        merged: u64,
+        /// Bytes that caches and activations of a short query take.
+        least: u64,
+        /// Bytes that may be taken.
+        budget: u64,
+    },
     /// The device's memory does not suffice; less at a time may fit.
     #[error("out of memory on the device while {doing}: {reason}")]
     OutOfMemory {
@@ -334,6 +351,19 @@ pub enum ItemError {
         tokens: usize,
         /// `max_position_embeddings`.
         context: usize,
+    },
+    /// The item does not fit the memory that weights leave, not even alone.
+    #[error(
+        "{tokens} tokens take {} of memory beside the weights, but only {} are left (--memory)",
+        ByteSize(*needed), ByteSize(*room)
+    )]
+    Memory {
+        /// Tokens that are in memory together.
+        tokens: usize,
+        /// Bytes that they take.
+        needed: u64,
+        /// Bytes that are left.
+        room: u64,
     },
     /// The device failed on this item alone.
     #[error("{reason}")]

@@ -10,6 +10,7 @@
 //! - `merge`: `cast(base + Σ cᵢ·AVᵢ)`, always from the base (law 1), read piece by piece by whoever needs weights.
 //! - `decoder`, `kernels`: the forward pass on CPU over packed token forests.
 //! - `device`: the same over candle tensors, for CUDA.
+//! - `memory`: how much of it there is, and what stays there.
 //! - `run`: the engine at a point.
 //!
 //! Everything is synchronous. Results depend on weights, point, item and settings, and on the kind of device; never
@@ -20,6 +21,7 @@ mod device;
 mod error;
 mod files;
 mod kernels;
+mod memory;
 mod merge;
 mod model;
 mod run;
@@ -28,6 +30,7 @@ mod vector;
 
 pub use device::{Device, DeviceChoice};
 pub use error::{EngineError, ItemError};
+pub use memory::{ByteSize, GenerationPlan, HOST_SHARE, MemoryUse, peak_host_memory};
 pub use merge::{Coefficient, MergedModel, check_coefficients, merge_to_folder};
 pub use model::{Activation, Architecture, BaseModel, CandleModel, LayerAttention, ModelConfig, Rotary};
 pub use run::{

@@ -88,7 +88,7 @@ pub enum UnfitError {
     #[error("the model cannot be opened")]
     Open(#[from] EngineError),
     /// The model does not fit this device's memory.
-    #[error("{path} does not fit this device's memory: {reason}")]
+    #[error("{path} does not fit the memory here: {reason}")]
     TooLarge {
         /// The base model.
         path: String,

@@ -28,6 +28,9 @@ pub struct WorkerOptions {
     pub coordinator: String,
     /// What computes.
     pub device: DeviceChoice,
+    /// Bytes of memory that weights, caches and activations may take: of the device's where it has its own, else of the
+    /// host's. `None` is a share of what there is.
+    pub memory: Option<u64>,
     /// Threads that compute; `None` is all cores.
     pub threads: Option<usize>,
     /// Folder under which a sweep's model files are looked for that are not where the sweep says.
@@ -67,6 +70,7 @@ impl Default for WorkerOptions {
             name: WorkerId(format!("worker-{}-{:08x}", std::process::id(), rand::random::<u32>())),
             coordinator: "the coordinator".to_owned(),
             device: DeviceChoice::default(),
+            memory: None,
             threads: None,
             model_root: None,
             cache: None,
@@ -90,6 +94,7 @@ impl WorkerOptions {
     pub(crate) fn engine(&self) -> EngineOptions {
         EngineOptions {
             device: self.device,
+            memory: self.memory,
             threads: self.threads,
             model_root: self.model_root.clone(),
             cache: self.cache.clone(),

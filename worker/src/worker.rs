@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use avsweep_engine::{ByteSize, peak_host_memory};
 use avsweep_lease::{CoordinatorClient, Ended, Ending, Identity, LeaseKeeper, Presence, Shutdown};
 use avsweep_proto::v1;
 use avsweep_transport::Transport;
@@ -96,7 +97,9 @@ impl Worker {
             never = ending.watch(&contact) => match never {},
         };
         let outcome = outcome.map(|ended| running.summary(ended));
-        tracing::info!(?outcome, "worker stopped");
+        // Beside what the engine said that it would take.
+        let peak = peak_host_memory().map_or_else(String::new, |bytes| ByteSize(bytes).to_string());
+        tracing::info!(?outcome, peak_memory = peak, "worker stopped");
         outcome
     }
 }

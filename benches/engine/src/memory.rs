@@ -2,7 +2,7 @@
 
 use crate::model::{RandomFamily, Shape};
 use anyhow::{Context, Result};
-use avsweep_engine::{Message, PromptItem, Sampling, ScoreItem};
+use avsweep_engine::{ByteSize, Message, PromptItem, Sampling, ScoreItem};
 use clap::Args;
 use serde_json::json;
 
@@ -20,6 +20,9 @@ pub(crate) struct MemoryArguments {
     /// Words of a query.
     #[arg(long, default_value_t = 64)]
     words: usize,
+    /// Bytes that the engine may take; by default a share of the machine's.
+    #[arg(long)]
+    memory: Option<ByteSize>,
     /// Most tokens of an answer.
     #[arg(long, default_value_t = 64)]
     new_tokens: usize,
@@ -28,7 +31,7 @@ pub(crate) struct MemoryArguments {
 /// Prints one JSON object.
 pub(crate) fn run(arguments: &MemoryArguments) -> Result<()> {
     let family = RandomFamily::write(arguments.shape, arguments.vectors)?;
-    let mut engine = family.engine()?;
+    let mut engine = family.engine(arguments.memory.map(|size| size.0))?;
     let parameters = engine.base().parameters();
     engine.merge(&vec![0.1; arguments.vectors])?;
 
@@ -57,6 +60,9 @@ pub(crate) fn run(arguments: &MemoryArguments) -> Result<()> {
 
     let config = engine.base().config();
     let tokens = engine.prompt_tokens(&messages(0))?.len() + arguments.new_tokens;
+    let memory = engine.memory();
+    let plan = engine.generation_plan(&prompts, &Sampling::greedy(arguments.new_tokens));
+    let planned = memory.merged + memory.kept + plan.cache;
     let caches = arguments.queries * tokens * config.layers * config.kv_heads * config.head_dim * 2 * 4;
     let merged = 4 * parameters;
     let files = 2 * parameters * (1 + arguments.vectors);
@@ -73,7 +79,9 @@ pub(crate) fn run(arguments: &MemoryArguments) -> Result<()> {
         "queries": arguments.queries, "scored_tokens": scores.tokens(), "generated_tokens": generated,
         "bytes": {"merged_weights": merged, "mapped_files": files, "caches": caches, "peak": peak,
                   "anonymous_at_end": bytes("RssAnon")?, "mapped_at_end": bytes("RssFile")?},
-        "peak_of_kept": peak as f64 / kept as f64,
+        "planned": {"budget": memory.budget, "merged": memory.merged, "kept": memory.kept, "streamed": memory.streamed,
+                    "sequences": plan.sequences, "caches": plan.cache},
+        "peak_of_kept": peak as f64 / kept as f64, "peak_of_planned": peak as f64 / planned as f64,
     });
     println!("{report}");
     Ok(())

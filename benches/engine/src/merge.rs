@@ -26,7 +26,7 @@ pub(crate) struct MergeArguments {
 /// Prints one JSON object.
 pub(crate) fn run(arguments: &MergeArguments) -> Result<()> {
     let family = RandomFamily::write(arguments.shape, arguments.vectors)?;
-    let mut engine = family.engine()?;
+    let mut engine = family.engine(None)?;
     let parameters = engine.base().parameters();
     let names: Vec<String> = engine.base().tensor_names().map(str::to_owned).collect();
 

@@ -1,7 +1,7 @@
 //! Random models of real shapes, written as Hugging Face folders.
 
 use anyhow::Result;
-use avsweep_engine::{AlignmentVector, BaseModel, Coefficient, Engine, WeightType};
+use avsweep_engine::{AlignmentVector, BaseModel, Coefficient, Device, Engine, WeightType};
 use clap::ValueEnum;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -92,7 +92,7 @@ pub(crate) struct RandomFamily {
 
 impl RandomFamily {
     /// An engine with a coefficient per vector, for bf16 weights.
-    pub(crate) fn engine(&self) -> Result<Engine> {
+    pub(crate) fn engine(&self, memory: Option<u64>) -> Result<Engine> {
         let base = BaseModel::open(&self.base())?;
         let vectors = self
             .vectors
@@ -101,7 +101,7 @@ impl RandomFamily {
             .collect::<Result<Vec<_>, _>>()?;
         let coefficients: Vec<Coefficient> =
             (0..vectors.len()).map(|index| Coefficient::whole(format!("c{index}"), index)).collect();
-        Ok(Engine::load(base, vectors, &coefficients, WeightType::Bf16)?)
+        Ok(Engine::load_on(&Device::cpu(), memory, base, vectors, &coefficients, WeightType::Bf16)?)
     }
 
     /// Writes a bf16 base and bf16 delta files; they go away with the value.

@@ -11,7 +11,7 @@ mod vectors;
 
 use std::path::PathBuf;
 
-use avsweep_engine::DeviceChoice;
+use avsweep_engine::{ByteSize, DeviceChoice};
 use clap::{
     Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, parser::ValueSource,
 };
@@ -204,6 +204,11 @@ pub(crate) struct DeviceArguments {
     /// program was built with it, else the CPU.
     #[arg(long, env = "AVSWEEP_DEVICE", default_value_t, value_name = "auto|cpu|cuda:N")]
     pub device: DeviceChoice,
+    /// Most memory that weights, caches and activations take (12GiB): of the GPU's on a GPU, else of this machine's.
+    /// What does not fit of base and vectors is read from their files for every point. Default: three quarters of the
+    /// machine's memory or of the control group's limit, nine tenths of what is free on a GPU.
+    #[arg(long, env = "AVSWEEP_MEMORY", value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
 }
 
 /// Where model files of object storage are kept.

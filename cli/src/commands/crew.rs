@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use avsweep_domain::{JudgeProvider, SweepDefinition, WorkerId};
-use avsweep_engine::DeviceChoice;
+use avsweep_engine::{ByteSize, DeviceChoice};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +32,8 @@ fn judge_concurrency(definition: &SweepDefinition) -> u32 {
 pub(super) struct CrewOptions<'a> {
     /// What computes.
     pub device: DeviceChoice,
+    /// Memory that the model may take; `None` is a share of what there is.
+    pub memory: Option<ByteSize>,
     /// Threads that compute; `None` is all cores.
     pub threads: Option<u16>,
     /// Where model files of object storage are kept.
@@ -61,6 +63,7 @@ impl Crew {
             connection.transport(),
             avsweep_worker::WorkerOptions {
                 device: crew.device,
+                memory: crew.memory.map(|size| size.0),
                 threads: crew.threads.map(usize::from),
                 cache: Some(crew.cache.to_path_buf()),
                 drain: DRAIN,

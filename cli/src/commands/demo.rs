@@ -59,7 +59,7 @@ pub(super) async fn run(arguments: &DemoArguments, format: Format) -> Result<Out
     let place = Place::Store { location: StoreLocation::File(folder.join("avsweep.db")), named: true };
     let cache = CacheArguments { cache: None }.folder();
     let loaded = sweep_file::load(&file, &cache).await?;
-    let crew = CrewOptions { device: arguments.device, threads: None, cache: &cache };
+    let crew = CrewOptions { device: arguments.device, memory: None, threads: None, cache: &cache };
     let (outcome, best) = run_definition(&place, &loaded.definition, crew).await?;
     if outcome == Outcome::Interrupted {
         return Ok(outcome);

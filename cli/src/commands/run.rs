@@ -39,6 +39,7 @@ pub(super) async fn run(store: &StoreLocation, arguments: &RunArguments, format:
     let place = Place::Store { location: store.clone(), named: true };
     let crew = CrewOptions {
         device: arguments.device.device,
+        memory: arguments.device.memory,
         threads: arguments.threads,
         cache: &arguments.cache.folder(),
     };

@@ -142,7 +142,12 @@ async fn generate(
     let mut outcome = ask(&connection, request).await.map(Some);
     if matches!(&outcome, Ok(Some(response)) if response.pending > 0) {
         let cache = CacheArguments { cache: None }.folder();
-        let crew = CrewOptions { device: arguments.device.device, threads: arguments.threads, cache: &cache };
+        let crew = CrewOptions {
+            device: arguments.device.device,
+            memory: arguments.device.memory,
+            threads: arguments.threads,
+            cache: &cache,
+        };
         match Crew::start(&connection, crew, definition) {
             Ok(crew) => {
                 outcome = tokio::select! {

@@ -32,6 +32,7 @@ pub(crate) async fn worker(arguments: &WorkerArguments) -> Result<Outcome> {
         name: WorkerId(name),
         coordinator,
         device: arguments.device.device,
+        memory: arguments.device.memory.map(|size| size.0),
         threads: arguments.threads.map(usize::from),
         model_root: arguments.model_root.clone(),
         cache: Some(cache),

@@ -110,7 +110,14 @@ fn generation(definition: &SweepDefinition) -> String {
     } else {
         "greedy".to_owned()
     };
-    format!("{place}; {how}, at most {} tokens", decode.max_new_tokens)
+    let stop = match decode.stop.as_slice() {
+        [] => String::new(),
+        stops => format!(
+            ", up to {}",
+            stops.iter().map(|stop| format!("{stop:?}")).collect::<Vec<_>>().join(" or ")
+        ),
+    };
+    format!("{place}; {how}, at most {} tokens{stop}", decode.max_new_tokens)
 }
 
 fn judge(definition: &SweepDefinition) -> String {

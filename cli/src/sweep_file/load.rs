@@ -102,6 +102,7 @@ impl Loader<'_> {
                 temperature: raw.evaluation.temperature.unwrap_or(0.0),
                 top_p: raw.evaluation.top_p.unwrap_or(1.0),
                 seed: raw.evaluation.seed.unwrap_or(0),
+                stop: raw.evaluation.stop.unwrap_or_default(),
             },
             racing: raw.evaluation.racing.map(|racing| Racing {
                 block: racing.block.unwrap_or(10),

@@ -207,6 +207,9 @@ pub(super) struct RawEvaluation {
     /// Seed of sampled decoding. Default: 0.
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_u64))]
     pub seed: Option<u64>,
+    /// Texts before which a response ends, at most 16. Default: none.
+    #[schemars(length(max = 16), inner(length(min = 1)))]
+    pub stop: Option<Vec<String>>,
     /// Gives a point up, its remaining queries unasked, once it is out of reach for every target. Default: every point
     /// is measured in full. Not with strategies bayesian and hierarchical.
     pub racing: Option<RawRacing>,

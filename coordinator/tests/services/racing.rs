@@ -173,7 +173,7 @@ async fn a_race_goes_on_after_a_restart_and_loses_no_result() -> anyhow::Result<
     let progress = raced.progress().await?;
     assert_eq!((progress.results, progress.duplicate_results), (evaluations, 0));
     assert_eq!(progress.points_done + progress.points_raced, 441);
-    let evaluation = avsweep_domain::Evaluation { racing: None, ..definition.evaluation };
+    let evaluation = avsweep_domain::Evaluation { racing: None, ..definition.evaluation.clone() };
     let perfect = Raced::in_memory(&SweepDefinition { evaluation, ..definition.clone() }).await?;
     perfect.run().await?;
     let points = |best: v1::BestPointsResponse| -> Vec<_> {

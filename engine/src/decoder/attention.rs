@@ -20,7 +20,7 @@ pub(crate) struct ForestAttention<'a> {
 }
 
 /// Queries of a segment that are computed together: bounds the scores that exist at a time.
-const QUERY_ROWS: usize = 48;
+pub(super) const QUERY_ROWS: usize = 48;
 
 /// Scratch of one thread: a path's keys and values of one head, and a block of queries on them.
 #[derive(Default)]

@@ -23,6 +23,12 @@ impl CacheShape {
             capacity: positions.next_multiple_of(PANEL),
         }
     }
+
+    /// Bytes of such a cache.
+    pub(crate) fn bytes(&self) -> u64 {
+        let (keys, values) = head_sizes(self.head_dim, self.capacity);
+        (self.layers * self.kv_heads * (keys + values) * size_of::<f32>()) as u64
+    }
 }
 
 /// Preallocated keys and values of all layers and heads, each head in the layout that attention reads.

@@ -9,6 +9,7 @@ use super::weights::{LayerWeights, Norm, Stacked, Weights};
 use crate::kernels::{
     Queries, Threads, Visible, attend, geglu, gemm, rms_norm, rms_norm_in_place, rotate, swiglu,
 };
+use crate::memory::Residency;
 use crate::merge::MergingSource;
 use crate::model::{Activation, ModelConfig, ModelWeights};
 use rayon::prelude::*;
@@ -75,9 +76,14 @@ impl Decoder {
         }
     }
 
+    /// Bytes of the merged weights of a model.
+    pub(crate) fn bytes(base: &ModelWeights) -> u64 {
+        Weights::bytes(base)
+    }
+
     /// Takes over the weights of a point.
-    pub(crate) fn fill(&mut self, source: &MergingSource<'_>) {
-        self.weights.fill(source);
+    pub(crate) fn fill(&mut self, source: &MergingSource<'_>, residency: &Residency) {
+        self.weights.fill(source, residency);
     }
 
     /// The output head, `[vocabulary, hidden]`.
@@ -117,7 +123,7 @@ impl Decoder {
             product(threads, normed, &layer.query, queries);
             let position = |row: usize| forest.positions[kept[row] as usize] as usize;
             self.turn_queries(threads, index, queries, position);
-            mixed.resize(queries.len(), 0.0);
+            sized(mixed, queries.len());
             ForestAttention {
                 config: &self.config,
                 layer: index,
@@ -147,7 +153,7 @@ impl Decoder {
             self.turn_keys(index, keys_values, |row| steps[row].position);
             product(threads, normed, &layer.query, queries);
             self.turn_queries(threads, index, queries, |row| steps[row].position);
-            mixed.resize(queries.len(), 0.0);
+            sized(mixed, queries.len());
             self.attend_cached(threads, index, queries, keys_values, steps, mixed);
             self.finish_layer(threads, layer, mixed, states, feed_forward);
         }
@@ -155,6 +161,13 @@ impl Decoder {
         let result = normed.clone();
         self.return_workspace(workspace);
         result
+    }
+
+    /// Lets go of the buffers of passes that have ended, for other passes may want others.
+    pub(crate) fn forget_workspaces(&self) {
+        if let Ok(mut free) = self.workspaces.lock() {
+            free.clear();
+        }
     }
 
     fn take_workspace(&self) -> Workspace {
@@ -170,7 +183,7 @@ impl Decoder {
 
     fn embed(&self, tokens: impl ExactSizeIterator<Item = u32>, states: &mut Vec<f32>) {
         let hidden = self.config.hidden_size;
-        states.resize(tokens.len() * hidden, 0.0);
+        sized(states, tokens.len() * hidden);
         for (row, token) in states.chunks_exact_mut(hidden).zip(tokens) {
             self.weights.embed(token, row);
             if self.config.embedding_scale != 1.0 {
@@ -244,7 +257,7 @@ impl Decoder {
             self.join(threads, (mixed, &layer.output), layer.attention_norm.as_ref(), states, outputs);
             self.normalise(threads, states, &layer.feed_forward_norm, normed);
             product(threads, normed, &layer.gate_up, gate_up);
-            gated.resize(gate_up.len() / 2, 0.0);
+            sized(gated, gate_up.len() / 2);
             let gate = match self.config.activation {
                 Activation::Silu => swiglu,
                 Activation::GeluTanh => geglu,
@@ -280,7 +293,7 @@ impl Decoder {
 
     fn normalise(&self, threads: Threads, states: &[f32], norm: &Norm, normed: &mut Vec<f32>) {
         let weight = norm.weight.as_slice();
-        normed.resize(states.len(), 0.0);
+        sized(normed, states.len());
         let epsilon = self.config.rms_norm_eps;
         let block = self.config.hidden_size * ROW_BLOCK;
         match threads {
@@ -336,10 +349,18 @@ impl Decoder {
     }
 }
 
+/// A buffer of that length, whatever is in it, without the room that a growing vector takes.
+fn sized(buffer: &mut Vec<f32>, length: usize) {
+    if buffer.capacity() < length {
+        *buffer = Vec::with_capacity(length);
+    }
+    buffer.resize(length, 0.0);
+}
+
 /// `y = x · Wᵀ + bias`.
 fn product(threads: Threads, x: &[f32], weights: &Stacked, y: &mut Vec<f32>) {
     let Stacked { matrix, bias, .. } = weights;
-    y.resize(x.len() / matrix.inputs * matrix.outputs, 0.0);
+    sized(y, x.len() / matrix.inputs * matrix.outputs);
     if !bias.is_empty() {
         y.chunks_exact_mut(matrix.outputs).for_each(|y| y.copy_from_slice(bias));
     }

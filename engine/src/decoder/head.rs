@@ -4,9 +4,9 @@ use crate::kernels::{PANEL, PackedMatrix, RunningSoftmax, Threads, gemm, soft_ca
 use rayon::prelude::*;
 
 /// Hidden states that pass the head together.
-const ROWS: usize = 192;
+pub(super) const ROWS: usize = 192;
 /// Panels of the head per block: with [`ROWS`] rows the logits take 192 KiB, whatever the vocabulary.
-const PANELS: usize = 16;
+pub(super) const PANELS: usize = 16;
 
 /// A token whose log-probability is wanted after a hidden state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod cache;
 mod forest;
 mod forward;
 mod head;
+mod memory;
 mod rope;
 mod weights;
 
@@ -15,3 +16,4 @@ pub(crate) use cache::{CacheShape, KvCache};
 pub(crate) use forest::{Forest, ForestBuilder};
 pub(crate) use forward::{Decoder, Step};
 pub(crate) use head::TokenTarget;
+pub(crate) use memory::PassBytes;

@@ -1,9 +1,14 @@
 //! The weights of one point, in the layout that the kernels read. Filled anew for every point, never updated.
 
 use crate::kernels::{PANEL, PackedMatrix, pack_panel};
+use crate::memory::Residency;
 use crate::merge::MergingSource;
 use crate::model::{LayerNames, ModelWeights, Rows};
 use rayon::prelude::*;
+use std::collections::BTreeSet;
+
+/// Elements that are merged before mapped memory that is not to stay is let go of.
+const STRETCH: usize = 4 << 20;
 
 /// Several checkpoint matrices with the same inputs, stacked: one product computes all their outputs.
 pub(crate) struct Stacked {
@@ -75,7 +80,33 @@ enum Piece<'a> {
     Panel { parts: &'a [Rows], row: usize, inputs: usize, out: &'a mut [f32] },
 }
 
+impl Piece<'_> {
+    fn elements(&self) -> usize {
+        match self {
+            Self::Plain { out, .. } | Self::Panel { out, .. } => out.len(),
+        }
+    }
+
+    /// The tensors that it is read from.
+    fn tensors(&self) -> impl Iterator<Item = usize> {
+        let (plain, parts) = match self {
+            Self::Plain { tensor, .. } => (Some(*tensor), [].as_slice()),
+            Self::Panel { parts, .. } => (None, *parts),
+        };
+        plain.into_iter().chain(parts.iter().map(|part| part.tensor))
+    }
+}
+
 impl Weights {
+    /// Bytes of the buffers of a model.
+    pub(crate) fn bytes(base: &ModelWeights) -> u64 {
+        let rows = |tensor: usize| base.layout.tensors[tensor].shape[0].next_multiple_of(PANEL);
+        let width = |tensor: usize| base.layout.tensors[tensor].shape[1..].iter().product::<usize>();
+        // Stacked matrices fill up one panel together; the difference is less than a panel of each.
+        let elements = (0..base.tensors.len()).map(|tensor| rows(tensor) * width(tensor)).sum::<usize>();
+        4 * elements as u64
+    }
+
     /// Buffers for a model, all zero.
     pub(crate) fn zeros(base: &ModelWeights) -> Self {
         let layout = &base.layout;
@@ -105,8 +136,9 @@ impl Weights {
     }
 
     /// Fills every buffer from a point's source: one parallel pass, each piece merged, rounded and laid out while
-    /// it is in the cache.
-    pub(crate) fn fill(&mut self, source: &MergingSource<'_>) {
+    /// it is in the cache. Where base and vectors do not all stay in memory, stretch by stretch, so that only a
+    /// stretch's part of the others is there at a time.
+    pub(crate) fn fill(&mut self, source: &MergingSource<'_>, residency: &Residency) {
         let offset = self.norm_offset;
         let mut pieces = Vec::new();
         plain(&mut pieces, source.base.layout.embedding, 0, &mut self.embedding, 0.0);
@@ -115,18 +147,20 @@ impl Weights {
         }
         plain(&mut pieces, self.final_norm.tensor, 0, &mut self.final_norm.weight, offset);
         stacked(&mut pieces, &mut self.head);
-        pieces.into_par_iter().for_each_init(Vec::new, |rows, piece| match piece {
-            Piece::Plain { tensor, start, out, offset } => {
-                source.read(tensor, start, out);
-                if offset != 0.0 {
-                    out.iter_mut().for_each(|value| *value += offset);
-                }
-            }
-            Piece::Panel { parts, row, inputs, out } => {
-                let count = read_rows(source, parts, row, inputs, rows);
-                pack_panel(&rows[..count * inputs], inputs, out);
-            }
-        });
+        if residency.keeps_all() {
+            return merge(source, pieces);
+        }
+        while !pieces.is_empty() {
+            let mut elements = 0;
+            let end = pieces.iter().position(|piece| {
+                elements += piece.elements();
+                elements >= STRETCH
+            });
+            let later = pieces.split_off(end.map_or(pieces.len(), |last| last + 1));
+            let read: BTreeSet<usize> = pieces.iter().flat_map(Piece::tensors).collect();
+            merge(source, std::mem::replace(&mut pieces, later));
+            read.into_iter().for_each(|tensor| residency.release(source.base, source.vectors, tensor));
+        }
     }
 
     /// Writes the embedding of `token` to `row`.
@@ -138,6 +172,21 @@ impl Weights {
             row.copy_from_slice(&self.embedding[token * row.len()..(token + 1) * row.len()]);
         }
     }
+}
+
+fn merge(source: &MergingSource<'_>, pieces: Vec<Piece<'_>>) {
+    pieces.into_par_iter().for_each_init(Vec::new, |rows, piece| match piece {
+        Piece::Plain { tensor, start, out, offset } => {
+            source.read(tensor, start, out);
+            if offset != 0.0 {
+                out.iter_mut().for_each(|value| *value += offset);
+            }
+        }
+        Piece::Panel { parts, row, inputs, out } => {
+            let count = read_rows(source, parts, row, inputs, rows);
+            pack_panel(&rows[..count * inputs], inputs, out);
+        }
+    });
 }
 
 impl LayerWeights {

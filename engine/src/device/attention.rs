@@ -9,9 +9,11 @@ use candle_nn::ops::softmax_last_dim;
 
 /// Rows of a segment that are computed together: bounds the scores of a long prompt, and spares half of those that
 /// the causal mask would hide.
-const QUERY_ROWS: usize = 512;
+pub(super) const QUERY_ROWS: usize = 512;
 /// Most scores (per head) of a group: bounds memory.
-const GROUP_SCORES: usize = 1 << 22;
+pub(super) const GROUP_SCORES: usize = 1 << 22;
+/// Most keys that are gathered for a group: bounds memory where few queries each see much.
+pub(super) const GROUP_KEYS: usize = 1 << 17;
 /// Padding that is allowed whatever its share: so few scores cost less than another group's kernels.
 const FREE_SCORES: usize = 1 << 16;
 
@@ -143,7 +145,8 @@ fn group_size(jobs: &[Job]) -> usize {
         queries = queries.max(job.queries.len());
         keys = keys.max(job.keys.len());
         let padded = (index + 1) * queries * keys;
-        if index > 0 && (padded > GROUP_SCORES || padded - own > own / 10 + FREE_SCORES) {
+        let over = padded > GROUP_SCORES || (index + 1) * keys > GROUP_KEYS;
+        if index > 0 && (over || padded - own > own / 10 + FREE_SCORES) {
             return index;
         }
     }

@@ -1,19 +1,22 @@
 //! The forward pass over tensors: packed rows through the matrix products, details from the configuration.
 
 use super::attention::{AttentionPlan, Heads};
+use super::memory::PassSizes;
 use super::rotary::{RotaryTable, Rotation};
 use super::weights::{FillError, LayerWeights, Matrix, Norm, Sources, Weights, device_error, held_as};
-use crate::EngineError;
 use crate::decoder::Forest;
+use crate::files::StoredTensor;
+use crate::memory::{MemoryUse, SHORT_QUERY, Stay, split};
 use crate::merge::MergingSource;
 use crate::model::{Activation, ModelConfig, ModelWeights};
 use crate::run::WeightType;
 use crate::vector::AlignmentVector;
+use crate::{EngineError, ItemError};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::ops::{rms_norm, silu};
 
 /// Elements of logits that exist at a time: with 150,000 tokens a vocabulary, some 200 rows.
-const LOGITS: usize = 1 << 25;
+pub(super) const LOGITS: usize = 1 << 25;
 
 /// A decoder on a device, with the weights of one point.
 pub(crate) struct TensorDecoder {
@@ -23,6 +26,7 @@ pub(crate) struct TensorDecoder {
     pub(super) dtype: DType,
     weights: Weights,
     sources: Sources,
+    memory: MemoryUse,
     rotaries: Vec<RotaryTable>,
     /// The windows that layers have, each once.
     pub(super) windows: Vec<Option<usize>>,
@@ -36,19 +40,20 @@ pub(super) struct Projected {
 }
 
 impl TensorDecoder {
-    /// A decoder for a base model, its weights still zero. Base and vectors stay in the device's memory as far as
-    /// `memory` bytes hold them beside the merged weights (by default what is free, less a reserve for activations).
+    /// A decoder for a base model, its weights still zero. Base and vectors stay in the device's memory as far as the
+    /// budget holds them beside merged weights, and a part for activations and caches.
     ///
     /// # Errors
-    /// [`EngineError::OutOfMemory`] when the merged weights do not fit; [`EngineError::Device`].
+    /// [`EngineError::TooLarge`]; [`EngineError::OutOfMemory`] when the device has less than the budget;
+    /// [`EngineError::Device`].
     pub(crate) fn new(
         base: &ModelWeights,
         vectors: &[AlignmentVector],
         dtype: WeightType,
         device: &Device,
-        memory: Option<u64>,
+        budget: u64,
     ) -> std::result::Result<Self, EngineError> {
-        Self::holding(held_as(dtype, device), base, vectors, device, memory)
+        Self::holding(held_as(dtype, device), base, vectors, device, budget)
     }
 
     /// As [`new`](Self::new), with weights and activations of type `held`.
@@ -57,17 +62,18 @@ impl TensorDecoder {
         base: &ModelWeights,
         vectors: &[AlignmentVector],
         device: &Device,
-        memory: Option<u64>,
+        budget: u64,
     ) -> std::result::Result<Self, EngineError> {
         let config = base.config.clone();
+        let sizes = PassSizes { config: &config, element: held.size_in_bytes() };
+        let merged =
+            (base.tensors.iter().map(StoredTensor::len).sum::<usize>() * held.size_in_bytes()) as u64;
+        let short = SHORT_QUERY.min(config.context);
+        let least = sizes.pass(short) + sizes.sequence(short);
+        let (residency, memory) = split(base, vectors, (budget, merged, least), Stay::All)?;
         let weights =
             Weights::zeros(base, held, device).map_err(device_error("allocating the merged weights"))?;
-        let budget = match memory {
-            Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
-            // The rest is for activations and caches.
-            None => free(device).map_err(device_error("asking for free memory"))? / 4 * 3,
-        };
-        let sources = Sources::load(base, vectors, device, budget)
+        let sources = Sources::load(base, vectors, device, &residency)
             .map_err(device_error("sending base and vectors to the device"))?;
         let mut windows: Vec<_> = config.attention.iter().map(|layer| layer.window).collect();
         windows.sort_unstable();
@@ -78,14 +84,34 @@ impl TensorDecoder {
             dtype: held,
             weights,
             sources,
+            memory,
             windows,
             config,
         })
     }
 
-    /// Bytes of base and vectors that stay in the device's memory, and that are sent for every point.
-    pub(crate) fn residency(&self) -> (usize, usize) {
-        (self.sources.resident, self.sources.streamed)
+    /// Where the memory goes.
+    pub(crate) fn memory(&self) -> MemoryUse {
+        self.memory
+    }
+
+    /// What passes take.
+    pub(super) fn sizes(&self) -> PassSizes<'_> {
+        PassSizes { config: &self.config, element: self.dtype.size_in_bytes() }
+    }
+
+    /// The largest pass that fits beside the weights.
+    pub(crate) fn most_rows(&self) -> usize {
+        self.sizes().most_rows(self.memory.room())
+    }
+
+    /// Checks that a pass of so many rows fits beside the weights.
+    ///
+    /// # Errors
+    /// [`ItemError::Memory`].
+    pub(crate) fn check_pass(&self, rows: usize) -> std::result::Result<(), ItemError> {
+        let (needed, room) = (self.sizes().pass(rows), self.memory.room());
+        if needed <= room { Ok(()) } else { Err(ItemError::Memory { tokens: rows, needed, room }) }
     }
 
     /// Takes over the weights of a point.
@@ -194,22 +220,6 @@ impl TensorDecoder {
         logits().map_err(device_error("computing logits"))
     }
 
-    /// Checks that the device has so many bytes free, before they are asked for.
-    ///
-    /// # Errors
-    /// [`EngineError::OutOfMemory`] or [`EngineError::Device`].
-    pub(super) fn check_free(
-        &self,
-        bytes: usize,
-        doing: &'static str,
-    ) -> std::result::Result<(), EngineError> {
-        let free = free(&self.device).map_err(device_error("asking for free memory"))?;
-        if bytes <= free {
-            return Ok(());
-        }
-        Err(EngineError::OutOfMemory { doing, reason: format!("{bytes} bytes wanted, {free} free") })
-    }
-
     pub(super) fn heads(&self) -> Heads {
         let ModelConfig { heads, kv_heads, head_dim, attention_scale, attention_softcap, .. } = self.config;
         Heads { heads, kv_heads, head_dim, scale: attention_scale, softcap: attention_softcap }
@@ -289,32 +299,18 @@ impl Matrix {
     }
 }
 
-/// Bytes of the device's memory that are free; candle's CPU device is not asked.
-#[cfg(feature = "cuda")]
-fn free(device: &Device) -> Result<usize> {
-    match device {
-        Device::Cuda(device) => super::cuda::memory(device).map(|(free, _)| free),
-        _ => Ok(usize::MAX),
-    }
-}
-
-#[cfg(not(feature = "cuda"))]
-fn free(_: &Device) -> Result<usize> {
-    Ok(usize::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::{generate, score};
     use crate::merge::MergePlan;
     use crate::model::BaseModel;
-    use crate::run::{PreparedPrompts, PreparedScores, PromptItem, Sampling, ScoreItem, results};
+    use crate::run::{PreparedPrompts, PromptItem, Sampling, ScoreItem, results};
     use crate::text::Message;
     use std::path::Path;
 
     fn decoder(base: &BaseModel, held: DType, dtype: WeightType) -> TensorDecoder {
-        let mut decoder = TensorDecoder::holding(held, &base.weights, &[], &Device::Cpu, None)
+        let mut decoder = TensorDecoder::holding(held, &base.weights, &[], &Device::Cpu, 1 << 40)
             .expect("candle's CPU is there");
         let plan = MergePlan::new(&[], &base.weights.layout, 0).expect("no coefficient can be wrong");
         let source = MergingSource { base: &base.weights, vectors: &[], plan: &plan, point: &[], dtype };
@@ -331,8 +327,7 @@ mod tests {
             let base = BaseModel::open(&folder).expect("a golden opens");
             let messages = vec![Message::user("What is a fever? The heart pumps blood.")];
             let references = vec!["A contract binds both parties.".to_owned(), "I cannot help.".to_owned()];
-            let items =
-                PreparedScores::new(&base, &[ScoreItem { messages: messages.clone(), references }], 1024);
+            let items = base.prepare_scores(&[ScoreItem { messages: messages.clone(), references }]);
             let prompts = PreparedPrompts::new(&base, &[PromptItem { messages, seed: 1 }]);
             let wide = decoder(&base, DType::F32, WeightType::Bf16);
             let exact = score(&wide, &items).expect("f32 scores");
@@ -347,10 +342,10 @@ mod tests {
                         "{family} in {held:?}: {narrow:?} against {exact:?}"
                     );
                 }
-                let settings = Sampling { max_new_tokens: 6, temperature: 0.7, top_p: 0.9 };
+                let settings = Sampling { temperature: 0.7, top_p: 0.9, ..Sampling::greedy(6) };
                 for settings in [Sampling::greedy(6), settings] {
                     let finished = generate(&base, &narrow, &prompts, &settings).expect("16 bits generate");
-                    let answers = results(&base, &prompts, finished);
+                    let answers = results(&base, &prompts, &settings, finished);
                     assert!(answers.iter().flatten().count() == 1, "{family} in {held:?}: {answers:?}");
                 }
             }

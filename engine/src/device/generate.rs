@@ -9,8 +9,9 @@ use super::forward::{Projected, TensorDecoder};
 use super::store::StoreRows;
 use super::weights::device_error;
 use crate::decoder::ForestBuilder;
+use crate::memory::GenerationPlan;
 use crate::model::{BaseModel, ModelConfig};
-use crate::run::{Finished, PreparedPrompts, PromptTokens, Sampler, Sampling, ending};
+use crate::run::{Finished, PreparedPrompts, PromptTokens, Sampler, Sampling, answer_limit, ending};
 use crate::{EngineError, ItemError};
 use candle_core::{D, DType, Result, Tensor};
 use rayon::prelude::*;
@@ -18,8 +19,10 @@ use std::collections::VecDeque;
 
 /// Sequences that are decoded together at most.
 const SLOTS: usize = 256;
-/// Prompt tokens that are taken in together, about: bounds the activations of a pass.
-const PREFILL_TOKENS: usize = 8192;
+/// Prompt tokens that are taken in together at most, a longer prompt apart: bounds the activations of a pass.
+const JOINING: usize = 8192;
+/// Of the memory beside the weights, so much may be taken by the pass of joining prompts, longer single prompts apart.
+const JOINING_SHARE: u64 = 2;
 
 /// A prompt on its way.
 struct Sequence<'a> {
@@ -45,44 +48,89 @@ struct Places {
     to: Tensor,
 }
 
-/// Answers the prompts at the decoder's point; finished sequences in any order.
+/// How a job's prompts are answered: a function of the job, the model and the memory beside its weights.
+struct Plan<'a> {
+    /// Longest first.
+    fitting: Vec<(usize, &'a PromptTokens)>,
+    refused: Vec<Finished>,
+    slots: usize,
+    /// Positions of each slot.
+    capacity: usize,
+    /// Prompt tokens that are taken in together.
+    joining: usize,
+}
+
+impl<'a> Plan<'a> {
+    fn new(decoder: &TensorDecoder, prepared: &'a PreparedPrompts, settings: &Sampling) -> Self {
+        let (sizes, room) = (decoder.sizes(), decoder.memory().room());
+        let joining = sizes.most_rows(room / JOINING_SHARE).clamp(1, JOINING);
+        let limit = |prompt: &PromptTokens| answer_limit(&decoder.config, settings, prompt.tokens.len());
+        let needed = |prompt: &PromptTokens| {
+            let tokens = prompt.tokens.len();
+            sizes.pass(tokens.max(joining)) + sizes.sequence(tokens + limit(prompt))
+        };
+        let (mut fitting, refused): (Vec<_>, Vec<_>) =
+            prepared.ready().partition(|(_, prompt)| needed(prompt) <= room);
+        let refuse = |(item, prompt): (usize, &PromptTokens)| {
+            let tokens = prompt.tokens.len() + limit(prompt);
+            (item, Err(ItemError::Memory { tokens, needed: needed(prompt), room }))
+        };
+        let refused = refused.into_iter().map(refuse).collect();
+        // Stable, so that the order is a function of the job.
+        fitting.sort_by_key(|(_, prompt)| std::cmp::Reverse(prompt.tokens.len()));
+        let longest = fitting.first().map_or(0, |(_, prompt)| prompt.tokens.len());
+        let capacity =
+            fitting.iter().map(|(_, prompt)| prompt.tokens.len() + limit(prompt)).max().unwrap_or(0);
+        let left = room.saturating_sub(sizes.pass(longest.max(joining)));
+        let slots = left / sizes.sequence(capacity).max(1);
+        let slots = usize::try_from(slots).unwrap_or(SLOTS).clamp(1, SLOTS).min(fitting.len());
+        Self { fitting, refused, slots, capacity, joining }
+    }
+}
+
+/// What generation takes of the memory.
+pub(crate) fn plan(
+    decoder: &TensorDecoder,
+    prepared: &PreparedPrompts,
+    settings: &Sampling,
+) -> GenerationPlan {
+    let Plan { slots, capacity, joining, .. } = Plan::new(decoder, prepared, settings);
+    let cache = decoder.sizes().cache(capacity) * slots as u64;
+    GenerationPlan { sequences: slots, cache, prompt_tokens: joining }
+}
+
+/// Answers the prompts at the decoder's point; finished sequences in any order. Those that do not fit the memory, not
+/// even alone, are refused.
 ///
 /// # Errors
-/// [`EngineError::OutOfMemory`], before any work when the cache is larger than the device's free memory, or
-/// [`EngineError::Device`].
+/// [`EngineError::OutOfMemory`] when the device has less than the plan counts on, or [`EngineError::Device`].
 pub(crate) fn generate(
     base: &BaseModel,
     decoder: &TensorDecoder,
     prepared: &PreparedPrompts,
     settings: &Sampling,
 ) -> std::result::Result<Vec<Finished>, EngineError> {
-    let context = decoder.config.context;
-    let mut waiting: Vec<Sequence<'_>> = prepared
-        .ready()
-        .map(|(item, prompt)| Sequence {
-            prompt,
-            item,
-            limit: settings.max_new_tokens.min(context - prompt.tokens.len()),
-            generated: Vec::new(),
-            sampler: Sampler::new(settings, prompt.seed),
-        })
-        .collect();
-    // Stable, so that the order is a function of the job.
-    waiting.sort_by_key(|sequence| std::cmp::Reverse(sequence.prompt.tokens.len()));
-    let Some(capacity) = waiting.iter().map(|sequence| sequence.prompt.tokens.len() + sequence.limit).max()
-    else {
-        return Ok(Vec::new());
-    };
-    let slots = waiting.len().min(SLOTS);
+    let Plan { fitting, refused, slots, capacity, joining } = Plan::new(decoder, prepared, settings);
+    if fitting.is_empty() {
+        return Ok(refused);
+    }
+    let waiting = fitting.into_iter().map(|(item, prompt)| Sequence {
+        prompt,
+        item,
+        limit: answer_limit(&decoder.config, settings, prompt.tokens.len()),
+        generated: Vec::new(),
+        sampler: Sampler::new(settings, prompt.seed),
+    });
     let cache = Cache::new(decoder, slots, capacity)?;
     Batch {
         base,
         decoder,
-        greedy: settings.temperature == 0.0,
+        settings,
+        joining,
         cache,
         slots: (0..slots).map(|_| None).collect(),
-        waiting: waiting.into(),
-        finished: Vec::new(),
+        waiting: waiting.collect(),
+        finished: refused,
     }
     .run()
     .map_err(device_error("generating"))
@@ -91,7 +139,8 @@ pub(crate) fn generate(
 struct Batch<'a> {
     base: &'a BaseModel,
     decoder: &'a TensorDecoder,
-    greedy: bool,
+    settings: &'a Sampling,
+    joining: usize,
     cache: Cache,
     slots: Vec<Option<Sequence<'a>>>,
     waiting: VecDeque<Sequence<'a>>,
@@ -124,10 +173,13 @@ impl Batch<'_> {
         let mut builder = ForestBuilder::default();
         let mut nodes = Vec::new();
         for slot in 0..self.slots.len() {
-            if self.slots[slot].is_some() || (builder.len() >= PREFILL_TOKENS && !taken.is_empty()) {
+            if self.slots[slot].is_some() {
                 continue;
             }
-            let Some(sequence) = self.waiting.pop_front() else { break };
+            let fits = |next: &mut Sequence<'_>| {
+                taken.is_empty() || builder.len() + next.prompt.tokens.len() <= self.joining
+            };
+            let Some(sequence) = self.waiting.pop_front_if(fits) else { break };
             nodes.push(builder.insert(None, &sequence.prompt.tokens));
             self.slots[slot] = Some(sequence);
             taken.push(slot);
@@ -194,7 +246,7 @@ impl Batch<'_> {
     /// Gives each of these slots (ascending) its next token from its row of the logits, and takes finished sequences
     /// out.
     fn advance(&mut self, slots: &[(usize, usize)], logits: &Tensor) -> Result<()> {
-        let tokens: Vec<Option<u32>> = if self.greedy {
+        let tokens: Vec<Option<u32>> = if self.settings.temperature == 0.0 {
             let chosen = greedy(logits)?;
             slots.iter().map(|(_, row)| chosen[*row]).collect()
         } else {
@@ -217,10 +269,15 @@ impl Batch<'_> {
                 None => Some(Err(ItemError::NonFinite)),
                 Some(token) => {
                     sequence.generated.push(token);
-                    ending(self.base, &sequence.generated, sequence.limit)
+                    ending(self.base, self.settings, &sequence.generated, sequence.limit)
                 }
             };
             if let Some(outcome) = outcome {
+                if outcome.is_err() {
+                    // A number that is not finite would spoil what comes after it in the slot: even where a mask hides
+                    // it, for nothing times it is not nothing.
+                    self.cache.clear(*slot)?;
+                }
                 let tokens = std::mem::take(&mut sequence.generated);
                 self.finished.push((sequence.item, outcome.map(|finish| (tokens, finish))));
                 self.slots[*slot] = None;
@@ -230,17 +287,25 @@ impl Batch<'_> {
     }
 }
 
-/// The most probable token of every row, or nothing where a logit is not finite: chosen on the device, fetched at
-/// once.
+/// The most probable token of every row, the first of equals, or nothing where a logit is not finite: chosen on the
+/// device, fetched at once.
 fn greedy(logits: &Tensor) -> Result<Vec<Option<u32>>> {
-    let tokens = logits.argmax(D::Minus1)?.to_dtype(DType::F32)?;
-    // A sum is finite only if every logit is. Ids below 2²⁴ are exact in f32.
+    let (rows, width) = logits.dims2()?;
+    // A device's argmax takes any of equals. Ids below 2²⁴ are exact in f32.
+    let ids = Tensor::arange(0, width as u32, logits.device())?.to_dtype(DType::F32)?;
+    let highest = logits.max_keepdim(D::Minus1)?;
+    let elsewhere = Tensor::full(width as f32, (rows, width), logits.device())?;
+    let first = logits
+        .broadcast_eq(&highest)?
+        .where_cond(&ids.broadcast_as((rows, width))?.contiguous()?, &elsewhere)?
+        .min(D::Minus1)?;
+    // A sum is finite only if every logit is.
     let sums = logits.sum(D::Minus1)?;
-    let fetched = Tensor::stack(&[tokens, sums], 0)?.to_vec2::<f32>()?;
+    let fetched = Tensor::stack(&[first, sums], 0)?.to_vec2::<f32>()?;
     Ok(fetched[0]
         .iter()
         .zip(&fetched[1])
-        .map(|(token, sum)| sum.is_finite().then_some(*token as u32))
+        .map(|(token, sum)| (sum.is_finite() && (*token as usize) < width).then_some(*token as u32))
         .collect())
 }
 
@@ -265,14 +330,21 @@ impl Cache {
     fn new(decoder: &TensorDecoder, slots: usize, capacity: usize) -> std::result::Result<Self, EngineError> {
         let ModelConfig { kv_heads, head_dim, layers, .. } = decoder.config;
         let rows = slots * kv_heads * capacity;
-        let bytes = 2 * layers * rows * head_dim * decoder.dtype.size_in_bytes();
-        decoder.check_free(bytes, "allocating the cache of keys and values")?;
         let allocate = || Tensor::zeros((rows, head_dim), decoder.dtype, &decoder.device);
         let layers = (0..layers)
             .map(|_| Ok((allocate()?, allocate()?)))
             .collect::<Result<_>>()
             .map_err(device_error("allocating the cache of keys and values"))?;
         Ok(Self { layers, slots, kv_heads, capacity, head_dim })
+    }
+
+    /// Forgets what a slot holds.
+    fn clear(&self, slot: usize) -> Result<()> {
+        let rows = self.kv_heads * self.capacity;
+        for cached in self.layers.iter().flat_map(|(keys, values)| [keys, values]) {
+            cached.slice_set(&cached.narrow(0, 0, rows)?.zeros_like()?, 0, slot * rows)?;
+        }
+        Ok(())
     }
 
     /// Which rows of keys and values, `[rows, kv_heads, head_dim]`, go to which places (slot and position).

@@ -6,6 +6,7 @@
 //! - `weights`: the merged weights, and which of base and vectors stay in the device's memory.
 //! - `forward`, `attention`, `rotary`: a packed forest's rows pass the matrix products without padding; only
 //!   attention works on padded groups of segments.
+//! - `memory`: what passes and sequences take.
 //! - `score`, `generate`, `store`: log-probabilities of references; continuous batching over a preallocated cache.
 //!
 //! `slow` runs decoders that the engine does not compute itself, by candle-transformers, on the same devices.
@@ -19,6 +20,7 @@ mod choice;
 mod cuda;
 mod forward;
 mod generate;
+mod memory;
 mod merge;
 mod rotary;
 mod score;
@@ -28,6 +30,8 @@ mod weights;
 
 pub use choice::{Device, DeviceChoice};
 pub(crate) use forward::TensorDecoder;
-pub(crate) use generate::generate;
+pub(crate) use generate::{generate, plan as generation_plan};
+pub(crate) use memory::default_budget;
 pub(crate) use score::score;
 pub(crate) use slow::SlowDecoder;
+pub(crate) use weights::device_error;

@@ -1,22 +1,28 @@
 //! The slow way: decoders that candle-transformers computes from the merging weight source.
 //!
 //! They take sequences of equal length only, keep their own caches, and return the last position's logits. So prompts
-//! are batched by length, and every token of a reference is a step of its own.
+//! are batched by length, as many as the memory beside the weights holds, and every token of a reference is a step of
+//! its own.
 
+use super::memory::PassSizes;
 use super::weights::{device_error, held_as};
+use crate::files::StoredTensor;
+use crate::memory::{GenerationPlan, MemoryUse, Residency, SHORT_QUERY, Stay, split};
 use crate::merge::CandleSource;
-use crate::model::{BaseModel, CandleConfig, CandleModel};
+use crate::model::{BaseModel, CandleConfig, CandleModel, ModelConfig};
 use crate::run::{
     FinishReason, Finished, PreparedPrompts, PreparedScores, PromptTokens, ReferenceScore, Sampler, Sampling,
-    ScoreTokens, WeightType, ending,
+    ScoreTokens, WeightType, answer_limit, ending,
 };
+use crate::vector::AlignmentVector;
 use crate::{EngineError, ItemError};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::ops::log_softmax;
 use candle_transformers::models::{helium, mixtral, olmo2, phi, starcoder2};
+use std::sync::Arc;
 
-/// Sequences that are computed together.
+/// Sequences that are computed together at most.
 const BATCH: usize = 16;
 
 /// A decoder of candle-transformers with the weights of one point.
@@ -24,6 +30,9 @@ pub(crate) struct SlowDecoder {
     config: CandleConfig,
     device: Device,
     dtype: DType,
+    sizes: ModelConfig,
+    memory: MemoryUse,
+    residency: Arc<Residency>,
     /// Never run itself: every batch runs a copy, whose weights are shared and whose cache is empty.
     model: Option<Model>,
 }
@@ -89,12 +98,108 @@ impl Batch<'_> {
 
 impl SlowDecoder {
     /// A decoder without weights; `None` where the engine computes the architecture itself.
-    pub(crate) fn of(base: &BaseModel, dtype: WeightType, device: Option<&Device>) -> Option<Self> {
-        let (model, text): (CandleModel, &str) = base.config().candle_model()?;
+    ///
+    /// # Errors
+    /// [`EngineError::TooLarge`].
+    pub(crate) fn of(
+        base: &BaseModel,
+        vectors: &[AlignmentVector],
+        dtype: WeightType,
+        device: Option<&Device>,
+        budget: u64,
+    ) -> std::result::Result<Option<Self>, EngineError> {
+        let Some((model, text)): Option<(CandleModel, &str)> = base.config().candle_model() else {
+            return Ok(None);
+        };
         let device = device.cloned().unwrap_or(Device::Cpu);
         // What was parsed when the base was opened is parsed again.
-        let config = CandleConfig::parse(model, text).ok()?;
-        Some(Self { dtype: held_as(dtype, &device), config, device, model: None })
+        let Ok(config) = CandleConfig::parse(model, text) else { return Ok(None) };
+        let dtype = held_as(dtype, &device);
+        let sizes = base.config().clone();
+        let short = SHORT_QUERY.min(sizes.context);
+        let least = PassSizes { config: &sizes, element: dtype.size_in_bytes() }.alone(short / 2, short);
+        let tensors = &base.weights.tensors;
+        let elements: usize = tensors.iter().map(StoredTensor::len).sum();
+        // One tensor is merged in f32 before it takes the type that it is held in.
+        let largest = tensors.iter().map(StoredTensor::len).max().unwrap_or(0);
+        let merged = (elements * dtype.size_in_bytes() + largest * size_of::<f32>()) as u64;
+        let stay = if device.is_cpu() { Stay::Tensors } else { Stay::Nothing };
+        let (residency, memory) = split(&base.weights, vectors, (budget, merged, least), stay)?;
+        let residency = Arc::new(residency);
+        Ok(Some(Self { config, device, dtype, sizes, memory, residency, model: None }))
+    }
+
+    /// Where the memory goes.
+    pub(crate) fn memory(&self) -> MemoryUse {
+        self.memory
+    }
+
+    /// What stays in memory.
+    pub(crate) fn residency(&self) -> &Arc<Residency> {
+        &self.residency
+    }
+
+    fn bytes(&self, prompt: usize, positions: usize) -> u64 {
+        PassSizes { config: &self.sizes, element: self.dtype.size_in_bytes() }.alone(prompt, positions)
+    }
+
+    /// How many sequences of so many prompt tokens and positions are computed together.
+    fn batch_size(&self, prompt: usize, positions: usize) -> usize {
+        let fits = self.memory.room() / self.bytes(prompt, positions).max(1);
+        usize::try_from(fits).unwrap_or(BATCH).clamp(1, BATCH)
+    }
+
+    /// Checks that a sequence fits beside the weights.
+    fn check(&self, prompt: usize, positions: usize) -> std::result::Result<(), ItemError> {
+        let (needed, room) = (self.bytes(prompt, positions), self.memory.room());
+        if needed <= room { Ok(()) } else { Err(ItemError::Memory { tokens: positions, needed, room }) }
+    }
+
+    /// Checks that every reference fits beside the weights.
+    ///
+    /// # Errors
+    /// [`ItemError::Memory`].
+    pub(crate) fn check_item(&self, item: &ScoreTokens) -> std::result::Result<(), ItemError> {
+        self.check(item.prompt.len(), item.prompt.len() + longest(item))
+    }
+
+    /// What generation takes of the memory, at most.
+    pub(crate) fn plan(&self, prepared: &PreparedPrompts, settings: &Sampling) -> GenerationPlan {
+        let mut plan = GenerationPlan::default();
+        let sizes = PassSizes { config: &self.sizes, element: self.dtype.size_in_bytes() };
+        for (prompts, positions) in self.batches(prepared, settings).0 {
+            let sequences = prompts.len();
+            let tokens = sequences * prompts.first().map_or(0, |(_, prompt)| prompt.tokens.len());
+            plan.sequences = plan.sequences.max(sequences);
+            plan.cache = plan.cache.max(sizes.cache(positions) * sequences as u64);
+            plan.prompt_tokens = plan.prompt_tokens.max(tokens);
+        }
+        plan
+    }
+
+    /// Prompts that are answered together, with the positions that each takes, and prompts that do not fit.
+    fn batches<'a>(
+        &self,
+        prepared: &'a PreparedPrompts,
+        settings: &Sampling,
+    ) -> (Vec<(Vec<(usize, &'a PromptTokens)>, usize)>, Vec<Finished>) {
+        let positions = |length: usize| length + answer_limit(&self.sizes, settings, length);
+        let (mut fitting, mut refused) = (Vec::new(), Vec::new());
+        for (item, prompt) in prepared.ready() {
+            let length = prompt.tokens.len();
+            match self.check(length, positions(length)) {
+                Ok(()) => fitting.push((item, prompt)),
+                Err(error) => refused.push((item, Err(error))),
+            }
+        }
+        fitting.sort_by_key(|(_, prompt)| prompt.tokens.len());
+        let mut batches = Vec::new();
+        for equal in fitting.chunk_by(|a, b| a.1.tokens.len() == b.1.tokens.len()) {
+            let length = equal[0].1.tokens.len();
+            let size = self.batch_size(length, positions(length));
+            batches.extend(equal.chunks(size).map(|batch| (batch.to_vec(), positions(length))));
+        }
+        (batches, refused)
     }
 
     /// Takes over the weights of a point, tensor by tensor.
@@ -137,26 +242,27 @@ impl SlowDecoder {
         }
         asked.sort_by_key(|(_, _, item)| item.prompt.len());
         for equal in asked.chunk_by(|a, b| a.2.prompt.len() == b.2.prompt.len()) {
-            for batch in equal.chunks(BATCH) {
+            let prompt = equal[0].2.prompt.len();
+            let longest = equal.iter().map(|(.., item)| longest(item)).max().unwrap_or(0);
+            for batch in equal.chunks(self.batch_size(prompt, prompt + longest)) {
                 let scores = self.score_batch(batch).map_err(device_error("scoring"))?;
                 for ((item, reference, _), score) in batch.iter().zip(scores) {
                     sums[*item][*reference] = score;
                 }
             }
         }
-        let finish =
-            |(item, sums): (&std::result::Result<std::sync::Arc<ScoreTokens>, ItemError>, Vec<f64>)| {
-                let item = item.as_ref().map_err(Clone::clone)?;
-                if sums.iter().any(|sum| !sum.is_finite()) {
-                    return Err(ItemError::NonFinite);
-                }
-                let score = |(log_prob_sum, (tokens, bytes)): (f64, &(Vec<u32>, u32))| ReferenceScore {
-                    log_prob_sum,
-                    tokens: tokens.len() as u32,
-                    bytes: *bytes,
-                };
-                Ok(sums.into_iter().zip(&item.references).map(score).collect())
+        let finish = |(item, sums): (&std::result::Result<Arc<ScoreTokens>, ItemError>, Vec<f64>)| {
+            let item = item.as_ref().map_err(Clone::clone)?;
+            if sums.iter().any(|sum| !sum.is_finite()) {
+                return Err(ItemError::NonFinite);
+            }
+            let score = |(log_prob_sum, (tokens, bytes)): (f64, &(Vec<u32>, u32))| ReferenceScore {
+                log_prob_sum,
+                tokens: tokens.len() as u32,
+                bytes: *bytes,
             };
+            Ok(sums.into_iter().zip(&item.references).map(score).collect())
+        };
         Ok(prepared.items.iter().zip(sums).map(finish).collect())
     }
 
@@ -196,14 +302,10 @@ impl SlowDecoder {
         prepared: &PreparedPrompts,
         settings: &Sampling,
     ) -> std::result::Result<Vec<Finished>, EngineError> {
-        let mut ready: Vec<(usize, &PromptTokens)> = prepared.ready().collect();
-        ready.sort_by_key(|(_, prompt)| prompt.tokens.len());
-        let mut finished = Vec::with_capacity(ready.len());
-        for equal in ready.chunk_by(|a, b| a.1.tokens.len() == b.1.tokens.len()) {
-            for batch in equal.chunks(BATCH) {
-                let answers = self.generate_batch(base, batch, settings);
-                finished.extend(answers.map_err(device_error("generating"))?);
-            }
+        let (batches, mut finished) = self.batches(prepared, settings);
+        for (batch, _) in batches {
+            let answers = self.generate_batch(base, &batch, settings);
+            finished.extend(answers.map_err(device_error("generating"))?);
         }
         Ok(finished)
     }
@@ -235,7 +337,7 @@ impl SlowDecoder {
                 };
                 generated[row].push(token);
                 next[row] = token;
-                outcomes[row] = ending(base, &generated[row], limit);
+                outcomes[row] = ending(base, settings, &generated[row], limit);
             }
             if outcomes.iter().all(Option::is_some) {
                 break;
@@ -265,4 +367,9 @@ impl SlowDecoder {
         };
         logits().map_err(device_error("computing logits"))
     }
+}
+
+/// Tokens of an item's longest reference.
+fn longest(item: &ScoreTokens) -> usize {
+    item.references.iter().map(|(tokens, _)| tokens.len()).max().unwrap_or(0)
 }

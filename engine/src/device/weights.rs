@@ -4,6 +4,7 @@ use super::merge::{MOST_TERMS, MergeInto, MergeTerm};
 use crate::EngineError;
 use crate::files::{StoredTensor, StoredType};
 use crate::kernels::LowRank;
+use crate::memory::Residency;
 use crate::merge::MergingSource;
 use crate::model::{LayerNames, ModelWeights, Rows};
 use crate::run::WeightType;
@@ -78,11 +79,13 @@ impl Builder<'_> {
         let outputs: usize = rows.iter().map(|(_, rows)| rows.len()).sum();
         let buffer = Tensor::zeros(outputs * width, self.dtype, self.device)?;
         let mut start = 0;
-        for (tensor, rows) in rows {
-            let elements = rows.start * width..rows.end * width;
+        // Adjacent rows of one tensor are one part: what is sent for every point is then sent once.
+        for adjacent in rows.chunk_by(|one, next| one.0 == next.0 && one.1.end == next.1.start) {
+            let (first, last) = (&adjacent[0], &adjacent[adjacent.len() - 1]);
+            let elements = first.1.start * width..last.1.end * width;
             let to = buffer.narrow(0, start, elements.len())?;
             start += elements.len();
-            self.parts.push(Part { tensor: *tensor, elements, to });
+            self.parts.push(Part { tensor: first.0, elements, to });
         }
         if shape.len() == 1 { Ok(buffer) } else { buffer.reshape((outputs, width)) }
     }
@@ -208,54 +211,38 @@ pub(super) struct Sources {
     device: Device,
     base: Vec<Option<Held>>,
     vectors: Vec<Vec<Option<Held>>>,
-    /// Bytes that stay.
-    pub(super) resident: usize,
-    /// Bytes that are sent for every point.
-    pub(super) streamed: usize,
 }
 
 impl Sources {
-    /// Sends tensors to the device as long as `budget` bytes last: the base first, which every point reads, then the
-    /// vectors in order.
+    /// Sends what is to stay there.
     pub(super) fn load(
         base: &ModelWeights,
         vectors: &[AlignmentVector],
         device: &Device,
-        budget: usize,
+        residency: &Residency,
     ) -> Result<Self> {
-        let mut sources =
-            Self { device: device.clone(), base: Vec::new(), vectors: Vec::new(), resident: 0, streamed: 0 };
-        let mut keep = |bytes: usize, send: &dyn Fn() -> Result<Held>| {
-            if sources.resident + bytes > budget {
-                sources.streamed += bytes;
-                return Ok(None);
-            }
-            sources.resident += bytes;
-            send().map(Some)
-        };
+        let whole = |stored: &StoredTensor| send(stored, device).map(|elements| Some(Held::Whole(elements)));
         let kept = base
             .tensors
             .iter()
-            .map(|tensor| keep(tensor.bytes().len(), &|| send(tensor, device).map(Held::Whole)))
+            .enumerate()
+            .map(|(tensor, stored)| if residency.keeps_base(tensor) { whole(stored) } else { Ok(None) })
             .collect::<Result<_>>()?;
         let vectors = vectors
             .iter()
-            .map(|vector| {
+            .enumerate()
+            .map(|(index, vector)| {
                 (0..base.tensors.len())
                     .map(|tensor| match vector.part(tensor) {
+                        _ if !residency.keeps_vector(index, tensor) => Ok(None),
                         VectorPart::Unchanged => Ok(None),
-                        VectorPart::Delta(stored) | VectorPart::Aligned(stored) => {
-                            keep(stored.bytes().len(), &|| send(stored, device).map(Held::Whole))
-                        }
-                        VectorPart::LowRank(product) => {
-                            let bytes = size_of_val(product.left) + size_of_val(product.right);
-                            keep(bytes, &|| send_factors(product, device))
-                        }
+                        VectorPart::Delta(stored) | VectorPart::Aligned(stored) => whole(stored),
+                        VectorPart::LowRank(product) => send_factors(product, device).map(Some),
                     })
                     .collect::<Result<_>>()
             })
             .collect::<Result<_>>()?;
-        Ok(Self { base: kept, vectors, ..sources })
+        Ok(Self { device: device.clone(), base: kept, vectors })
     }
 
     /// All elements of a base tensor.
@@ -338,7 +325,7 @@ pub(super) fn held_as(dtype: WeightType, device: &Device) -> DType {
 }
 
 /// The engine's error for a device's.
-pub(super) fn device_error(doing: &'static str) -> impl FnOnce(candle_core::Error) -> EngineError {
+pub(crate) fn device_error(doing: &'static str) -> impl FnOnce(candle_core::Error) -> EngineError {
     move |source| {
         let text = source.to_string();
         let lower = text.to_lowercase();
@@ -355,6 +342,7 @@ pub(super) fn device_error(doing: &'static str) -> impl FnOnce(candle_core::Erro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::{Stay, split};
     use crate::merge::{Coefficient, MergePlan, MergedModel, merge_to_folder};
     use crate::model::BaseModel;
     use std::path::Path;
@@ -383,9 +371,13 @@ mod tests {
             (WeightType::F16, DType::F16),
         ] {
             let mut weights = Weights::zeros(&base.weights, held, &Device::Cpu).expect("buffers");
-            for budget in [0, usize::MAX] {
-                let sources =
-                    Sources::load(&base.weights, &vectors, &Device::Cpu, budget).expect("sources are kept");
+            // Nothing, and everything, beside what a short query takes.
+            for budget in [1, 1 << 40] {
+                let (residency, memory) =
+                    split(&base.weights, &vectors, (budget, 0, 1), Stay::All).expect("there is room");
+                assert_eq!([memory.kept, memory.streamed].map(|bytes| bytes == 0), [budget == 1, budget > 1]);
+                let sources = Sources::load(&base.weights, &vectors, &Device::Cpu, &residency)
+                    .expect("sources are kept");
                 for point in [[0.3, -1.1, 0.45], [0.0, 0.9, 0.0]] {
                     let source = MergingSource {
                         base: &base.weights,

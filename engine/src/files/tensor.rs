@@ -18,7 +18,7 @@ const BLOCK: usize = 1 << 16;
 
 /// Tensors of at least this many bytes are let go of after a pass over them.
 #[cfg(unix)]
-const LARGE: usize = 256 << 10;
+const LARGE: usize = 64 << 10;
 
 /// The floating-point types that weights are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

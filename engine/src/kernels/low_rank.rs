@@ -22,6 +22,11 @@ pub(crate) struct LowRank<'a> {
 }
 
 impl LowRank<'_> {
+    /// Bytes of both factors.
+    pub(crate) fn bytes(&self) -> u64 {
+        (size_of_val(self.left) + size_of_val(self.right)) as u64
+    }
+
     /// `sums += factor · (scale · left · right)` for elements `start..start + sums.len()` of the row-major product.
     ///
     /// An element is summed over the rank in order, without fused operations, so it has the same bits in whatever

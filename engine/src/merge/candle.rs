@@ -2,12 +2,14 @@
 
 use super::coefficient::MergePlan;
 use super::source::MergingSource;
+use crate::memory::Residency;
 use crate::model::{HEAD, ModelWeights};
 use crate::run::WeightType;
 use crate::vector::AlignmentVector;
 use candle_core::{DType, Device, Error, Result, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::SimpleBackend;
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// A point's weights, merged when a tensor is asked for.
@@ -17,7 +19,11 @@ pub(crate) struct CandleSource {
     pub(crate) plan: Arc<MergePlan>,
     pub(crate) point: Vec<f32>,
     pub(crate) dtype: WeightType,
+    pub(crate) residency: Arc<Residency>,
 }
+
+/// Elements of a tensor that one task merges: whole rows of low-rank terms are computed together.
+const PART: usize = 1 << 18;
 
 impl CandleSource {
     fn index(&self, name: &str) -> Option<usize> {
@@ -53,7 +59,11 @@ impl SimpleBackend for CandleSource {
             point: &self.point,
             dtype: self.dtype,
         };
-        source.read(index, 0, &mut values);
+        values
+            .par_chunks_mut(PART)
+            .enumerate()
+            .for_each(|(part, values)| source.read(index, part * PART, values));
+        self.residency.release(&self.base, &self.vectors, index);
         Tensor::from_vec(values, self.base.layout.tensors[index].shape.as_slice(), device)?.to_dtype(dtype)
     }
 

@@ -1,13 +1,15 @@
 //! The engine: a base, its vectors, and the merged model of the present point.
 
 use super::generate::{Generation, generate, results};
-use super::prepare::{PreparedPrompts, PreparedScores, PromptItem, ScoreItem, chunk_tokens};
+use super::plan::{Plan, least_room};
+use super::prepare::{ChunkSize, PreparedPrompts, PreparedScores, PromptItem, ScoreItem, chunk_tokens};
 use super::sample::Sampling;
 use super::score::{ReferenceScore, score};
 use super::weight_type::WeightType;
-use crate::decoder::{Decoder, ForestBuilder};
-use crate::device::{self, Device, SlowDecoder, TensorDecoder};
+use crate::decoder::{Decoder, ForestBuilder, PassBytes};
+use crate::device::{self, Device, SlowDecoder, TensorDecoder, device_error};
 use crate::kernels::Threads;
+use crate::memory::{GenerationPlan, MemoryUse, Residency, Stay, share_of_host, split};
 use crate::merge::{CandleSource, Coefficient, MergePlan, MergingSource};
 use crate::model::BaseModel;
 use crate::text::Message;
@@ -41,11 +43,41 @@ pub struct Engine {
 /// What computes.
 enum Backend {
     /// The engine's own CPU kernels.
-    Cpu(Box<Decoder>),
+    Cpu(Box<Cpu>),
     /// A device that holds tensors.
     Tensors(Box<TensorDecoder>),
     /// A decoder of candle-transformers.
     Slow(Box<SlowDecoder>),
+}
+
+/// The CPU decoder with its part of the memory.
+struct Cpu {
+    decoder: Decoder,
+    memory: MemoryUse,
+    residency: Arc<Residency>,
+}
+
+impl Cpu {
+    fn new(base: &BaseModel, vectors: &[AlignmentVector], budget: u64) -> Result<Self, EngineError> {
+        let (residency, memory) = split(
+            &base.weights,
+            vectors,
+            (budget, Decoder::bytes(&base.weights), least_room(base)),
+            Stay::Tensors,
+        )?;
+        let residency = Arc::new(residency);
+        Ok(Self { decoder: Decoder::new(&base.weights), memory, residency })
+    }
+
+    /// What passes of all threads together take.
+    fn pass(&self) -> PassBytes {
+        PassBytes::of(&self.decoder.config, Threads::All, rayon::current_num_threads())
+    }
+
+    fn check_pass(&self, rows: usize) -> Result<(), ItemError> {
+        let (needed, room) = (self.pass().at(rows), self.memory.room());
+        if needed <= room { Ok(()) } else { Err(ItemError::Memory { tokens: rows, needed, room }) }
+    }
 }
 
 /// Rows that a device scores together: enough to fill it with matrix products.
@@ -65,13 +97,17 @@ impl Engine {
         Self::load_on(&Device::cpu(), None, base, vectors, coefficients, dtype)
     }
 
-    /// Sets the engine up on a device and merges the origin (every coefficient zero). On a device with a memory of
-    /// its own, base and vectors stay there as far as they fit into `memory` bytes beside the merged weights (by
-    /// default three quarters of what is free then); the rest is sent for every point.
+    /// Sets the engine up on a device and merges the origin (every coefficient zero). Weights, caches and activations
+    /// take `memory` bytes at most: of the device's memory where it has its own, else of the host's. By default that is
+    /// [`HOST_SHARE`](crate::HOST_SHARE) of what the host or the process's control group has, or nine tenths of what is
+    /// free on the device. Base and vectors stay in that memory as far as they fit beside merged weights and a part for
+    /// the rest; [`memory`](Self::memory) says what was decided. The other tensors are read from their mapped files for
+    /// every point.
     ///
     /// # Errors
     /// [`EngineError::OtherBase`] when a vector was opened against another base; complaints about coefficients
-    /// and their patterns; [`EngineError::OutOfMemory`] and [`EngineError::Device`].
+    /// and their patterns; [`EngineError::TooLarge`], before anything is allocated; [`EngineError::OutOfMemory`] and
+    /// [`EngineError::Device`].
     pub fn load_on(
         device: &Device,
         memory: Option<u64>,
@@ -91,11 +127,20 @@ impl Engine {
             }
         }
         let plan = Arc::new(MergePlan::new(coefficients, &base.weights.layout, vectors.len())?);
-        let decoder = match (&device.tensors, SlowDecoder::of(&base, dtype, device.tensors.as_ref())) {
+        let tensors = device.tensors.as_ref();
+        let budget = match (memory, tensors) {
+            (Some(bytes), _) => bytes,
+            (None, None) => share_of_host(),
+            (None, Some(tensors)) => {
+                device::default_budget(tensors).map_err(device_error("asking for free memory"))?
+            }
+        };
+        let slow = SlowDecoder::of(&base, &vectors, dtype, tensors, budget)?;
+        let decoder = match (tensors, slow) {
             (_, Some(slow)) => Backend::Slow(Box::new(slow)),
-            (None, None) => Backend::Cpu(Box::new(Decoder::new(&base.weights))),
+            (None, None) => Backend::Cpu(Box::new(Cpu::new(&base, &vectors, budget)?)),
             (Some(tensors), None) => {
-                let decoder = TensorDecoder::new(&base.weights, &vectors, dtype, tensors, memory)?;
+                let decoder = TensorDecoder::new(&base.weights, &vectors, dtype, tensors, budget)?;
                 Backend::Tensors(Box::new(decoder))
             }
         };
@@ -110,12 +155,12 @@ impl Engine {
         &self.device
     }
 
-    /// Bytes of base and vectors that stay in the device's memory, and bytes that are sent there for every point;
-    /// `None` on the CPU.
-    pub fn residency(&self) -> Option<(usize, usize)> {
+    /// Where the memory goes.
+    pub fn memory(&self) -> MemoryUse {
         match &self.decoder {
-            Backend::Cpu(_) | Backend::Slow(_) => None,
-            Backend::Tensors(decoder) => Some(decoder.residency()),
+            Backend::Cpu(cpu) => cpu.memory,
+            Backend::Tensors(decoder) => decoder.memory(),
+            Backend::Slow(decoder) => decoder.memory(),
         }
     }
 
@@ -145,8 +190,8 @@ impl Engine {
             dtype: self.dtype,
         };
         match &mut self.decoder {
-            Backend::Cpu(decoder) => {
-                decoder.fill(&source);
+            Backend::Cpu(cpu) => {
+                cpu.decoder.fill(&source, &cpu.residency);
                 Ok(())
             }
             Backend::Tensors(decoder) => decoder.fill(&source),
@@ -157,11 +202,22 @@ impl Engine {
     /// Renders, tokenises and plans queries for scoring, once for all points. Items that cannot be scored are
     /// reported with every point's results, and by [`PreparedScores::failures`].
     pub fn prepare_scores(&self, items: &[ScoreItem]) -> PreparedScores {
-        let chunk_tokens = match &self.decoder {
-            Backend::Cpu(_) | Backend::Slow(_) => chunk_tokens(&self.base),
-            Backend::Tensors(_) => DEVICE_CHUNK_TOKENS,
-        };
-        PreparedScores::new(&self.base, items, chunk_tokens)
+        let size = |tokens: usize, most: usize| ChunkSize { tokens: tokens.min(most), most };
+        let base = &self.base;
+        match &self.decoder {
+            Backend::Cpu(cpu) => {
+                let size = size(chunk_tokens(base), cpu.pass().most_rows(cpu.memory.room()));
+                PreparedScores::new(base, items, size, |item| cpu.check_pass(item.rows()))
+            }
+            Backend::Tensors(decoder) => {
+                let size = size(DEVICE_CHUNK_TOKENS, decoder.most_rows());
+                PreparedScores::new(base, items, size, |item| decoder.check_pass(item.rows()))
+            }
+            Backend::Slow(decoder) => {
+                let size = size(chunk_tokens(base), usize::MAX);
+                PreparedScores::new(base, items, size, |item| decoder.check_item(item))
+            }
+        }
     }
 
     /// Renders and tokenises prompts for generation, once for all points.
@@ -180,7 +236,7 @@ impl Engine {
     ) -> Result<Vec<Result<Vec<ReferenceScore>, ItemError>>, EngineError> {
         self.check_model(&prepared.model)?;
         match &self.decoder {
-            Backend::Cpu(decoder) => Ok(score(decoder, prepared)),
+            Backend::Cpu(cpu) => Ok(score(&cpu.decoder, prepared, cpu.memory.room())),
             Backend::Tensors(decoder) => device::score(decoder, prepared),
             Backend::Slow(decoder) => decoder.score(prepared),
         }
@@ -199,15 +255,29 @@ impl Engine {
         settings.check()?;
         self.check_model(&prepared.model)?;
         match &self.decoder {
-            Backend::Cpu(decoder) => Ok(generate(&self.base, decoder, prepared, settings)),
+            Backend::Cpu(cpu) => {
+                Ok(generate(&self.base, &cpu.decoder, prepared, settings, cpu.memory.room()))
+            }
             Backend::Tensors(decoder) => {
                 let finished = device::generate(&self.base, decoder, prepared, settings)?;
-                Ok(results(&self.base, prepared, finished))
+                Ok(results(&self.base, prepared, settings, finished))
             }
             Backend::Slow(decoder) => {
                 let finished = decoder.generate(&self.base, prepared, settings)?;
-                Ok(results(&self.base, prepared, finished))
+                Ok(results(&self.base, prepared, settings, finished))
             }
+        }
+    }
+
+    /// What [`generate`](Self::generate) would take of the memory beside the weights.
+    pub fn generation_plan(&self, prepared: &PreparedPrompts, settings: &Sampling) -> GenerationPlan {
+        match &self.decoder {
+            Backend::Cpu(cpu) => {
+                let plan = Plan::new(&self.base, prepared.ready(), settings, cpu.memory.room());
+                plan.summary(self.base.config(), settings)
+            }
+            Backend::Tensors(decoder) => device::generation_plan(decoder, prepared, settings),
+            Backend::Slow(decoder) => decoder.plan(prepared, settings),
         }
     }
 
@@ -224,6 +294,12 @@ impl Engine {
             plan: Arc::clone(&self.plan),
             point: self.point.clone(),
             dtype: self.dtype,
+            residency: match &self.decoder {
+                Backend::Cpu(cpu) => Arc::clone(&cpu.residency),
+                Backend::Slow(decoder) => Arc::clone(decoder.residency()),
+                // Read from the host's mapped files, of which the device keeps its own copy.
+                Backend::Tensors(_) => Arc::new(Residency::nothing(&self.base.weights, &self.vectors)),
+            },
         }
     }
 
@@ -295,7 +371,8 @@ impl Engine {
         let (forest, _) = builder.finish();
         let every: Vec<u32> = (0..tokens.len() as u32).collect();
         match &self.decoder {
-            Backend::Cpu(decoder) => {
+            Backend::Cpu(cpu) => {
+                let decoder = &cpu.decoder;
                 let hidden = decoder.run(Threads::All, &forest, &every, |_, _| {});
                 let logits = decoder.head().logits(Threads::All, &hidden);
                 Ok(logits.chunks_exact(vocabulary).map(<[f32]>::to_vec).collect())

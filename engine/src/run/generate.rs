@@ -1,26 +1,12 @@
 //! Batched generation with a key/value cache: places for so many sequences, refilled as they end.
 
+use super::plan::{Plan, Share, answer_limit, sequence_bytes};
 use super::prepare::{PreparedPrompts, PromptTokens};
 use super::sample::{Sampler, Sampling};
 use crate::ItemError;
 use crate::decoder::{CacheShape, Decoder, ForestBuilder, KvCache, Step};
-use crate::kernels::Threads;
 use crate::model::BaseModel;
 use rayon::prelude::*;
-
-/// Places for sequences of a large model that are decoded together: one reading of the weights serves all of them.
-const LARGE_GROUP: usize = 16;
-
-/// Places for sequences of a small model that are decoded together: few, so that all cores have a group.
-const SMALL_GROUP: usize = 8;
-
-/// Groups that a small model's prompts are split into where there are enough: a function of the job, not of the
-/// machine, so that the composition of batches is as well.
-const SMALL_GROUPS: usize = 8;
-
-/// Above this many weight bytes a step is bound by reading the weights: then one group uses all cores, instead of
-/// each core reading all weights for a group of its own.
-const LARGE_MODEL: usize = 32 << 20;
 
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,34 +47,37 @@ struct Sequence {
     /// Tokens in the cache.
     length: usize,
     cache: KvCache,
+    /// What it takes, by the plan's count.
+    bytes: u64,
     sampler: Sampler,
 }
 
 /// The index of a prompt with its finished sequence's tokens, or what went wrong.
 pub(crate) type Finished = (usize, Result<(Vec<u32>, FinishReason), ItemError>);
 
-/// Answers every prompt at the decoder's point.
+/// Answers every prompt at the decoder's point, with caches and activations in `room` bytes.
 pub(crate) fn generate(
     base: &BaseModel,
     decoder: &Decoder,
     prepared: &PreparedPrompts,
     settings: &Sampling,
+    room: u64,
 ) -> Vec<Result<Generation, ItemError>> {
-    let ready: Vec<(usize, &PromptTokens)> = prepared.ready().collect();
-    let finished: Vec<Vec<Finished>> = if base.parameters() * 4 > LARGE_MODEL {
-        vec![Group { base, decoder, settings, threads: Threads::All, places: LARGE_GROUP }.run(&ready)]
-    } else {
-        let group = Group { base, decoder, settings, threads: Threads::One, places: SMALL_GROUP };
-        let prompts = ready.len().div_ceil(SMALL_GROUPS).max(SMALL_GROUP);
-        ready.par_chunks(prompts).with_max_len(1).map(|prompts| group.run(prompts)).collect()
-    };
-    results(base, prepared, finished.into_iter().flatten())
+    let Plan { groups, share, refused, .. } = Plan::new(base, prepared.ready(), settings, room);
+    decoder.forget_workspaces();
+    let group = Group { base, decoder, settings, share };
+    let finished: Vec<Vec<Finished>> =
+        groups.par_iter().with_max_len(1).map(|prompts| group.run(prompts)).collect();
+    // Neither scoring's buffers beside these caches, nor a long prompt's beside what comes next.
+    decoder.forget_workspaces();
+    results(base, prepared, settings, finished.into_iter().flatten().chain(refused))
 }
 
 /// Texts of finished sequences, and the reasons of prompts that could not be answered; one result per prompt.
 pub(crate) fn results(
     base: &BaseModel,
     prepared: &PreparedPrompts,
+    settings: &Sampling,
     finished: impl IntoIterator<Item = Finished>,
 ) -> Vec<Result<Generation, ItemError>> {
     let mut results: Vec<Result<Generation, ItemError>> = prepared
@@ -98,7 +87,7 @@ pub(crate) fn results(
         .collect();
     for (item, outcome) in finished {
         results[item] = outcome.and_then(|(tokens, finish)| {
-            let text = base.text.decode(&tokens)?;
+            let text = base.text.decode(&tokens, &settings.stop)?;
             Ok(Generation { text, tokens: tokens.len() as u32, finish })
         });
     }
@@ -109,9 +98,7 @@ struct Group<'a> {
     base: &'a BaseModel,
     decoder: &'a Decoder,
     settings: &'a Sampling,
-    threads: Threads,
-    /// Most sequences that are decoded together.
-    places: usize,
+    share: Share,
 }
 
 impl Group<'_> {
@@ -123,9 +110,8 @@ impl Group<'_> {
         // Of each active sequence, the state after its last token.
         let mut hidden = Vec::new();
         loop {
-            let (joining, others) = waiting.split_at(waiting.len().min(self.places - active.len()));
-            waiting = others;
-            if !joining.is_empty() {
+            while let (joining @ [_, ..], others) = waiting.split_at(self.joining(waiting, &active)) {
+                waiting = others;
                 let (sequences, states) = self.prefill(joining);
                 active.extend(sequences);
                 hidden.extend(states);
@@ -133,7 +119,7 @@ impl Group<'_> {
             if active.is_empty() {
                 return finished;
             }
-            let logits = self.decoder.head().logits(self.threads, &hidden);
+            let logits = self.decoder.head().logits(self.share.threads, &hidden);
             let width = self.base.config().vocab_size;
             let mut going_on = Vec::with_capacity(active.len());
             for (mut sequence, logits) in active.into_iter().zip(logits.chunks_exact(width)) {
@@ -157,9 +143,35 @@ impl Group<'_> {
                 .collect();
             hidden = match steps.as_mut_slice() {
                 [] => Vec::new(),
-                steps => self.decoder.step(self.threads, steps),
+                steps => self.decoder.step(self.share.threads, steps),
             };
         }
+    }
+
+    /// How many of the waiting prompts are taken in next: as many as there are places and memory for, and as one pass
+    /// may take together.
+    fn joining(&self, waiting: &[(usize, &PromptTokens)], active: &[Sequence]) -> usize {
+        let Share { places, caches, joining, .. } = self.share;
+        let mut held: u64 = active.iter().map(|sequence| sequence.bytes).sum();
+        let mut tokens = 0;
+        waiting
+            .iter()
+            .take(places - active.len())
+            .enumerate()
+            .take_while(|(index, (_, prompt))| {
+                tokens += prompt.tokens.len();
+                held += self.bytes(prompt);
+                // What is alone fits: the plan has refused what does not.
+                let first = *index == 0;
+                (first && active.is_empty()) || (held <= caches && (first || tokens <= joining))
+            })
+            .count()
+    }
+
+    fn bytes(&self, prompt: &PromptTokens) -> u64 {
+        let config = self.base.config();
+        let tokens = prompt.tokens.len();
+        sequence_bytes(config, tokens + answer_limit(config, self.settings, tokens))
     }
 
     /// Takes in all prompts in one packed pass; returns the sequences with the hidden state of each prompt's end.
@@ -177,7 +189,7 @@ impl Group<'_> {
             .iter()
             .map(|&(item, prompt)| {
                 let length = prompt.tokens.len();
-                let limit = self.settings.max_new_tokens.min(config.context - length);
+                let limit = answer_limit(config, self.settings, length);
                 Sequence {
                     item,
                     generated: Vec::new(),
@@ -185,12 +197,13 @@ impl Group<'_> {
                     length,
                     // The last token of all is never taken in.
                     cache: KvCache::new(CacheShape::new(config, length + limit)),
+                    bytes: self.bytes(prompt),
                     sampler: Sampler::new(self.settings, prompt.seed),
                 }
             })
             .collect();
         let width = 2 * config.kv_heads * config.head_dim;
-        let states = self.decoder.run(self.threads, &forest, &wanted, |layer, keys_values| {
+        let states = self.decoder.run(self.share.threads, &forest, &wanted, |layer, keys_values| {
             for (sequence, nodes) in sequences.iter_mut().zip(&nodes) {
                 for (position, &node) in nodes.iter().enumerate() {
                     let row = row_of[node as usize] as usize;
@@ -213,17 +226,18 @@ impl Group<'_> {
             return Some(Err(ItemError::NonFinite));
         };
         sequence.generated.push(token);
-        ending(self.base, &sequence.generated, sequence.limit)
+        ending(self.base, self.settings, &sequence.generated, sequence.limit)
     }
 }
 
 /// How a sequence ended with its last token, if it did.
 pub(crate) fn ending(
     base: &BaseModel,
+    settings: &Sampling,
     generated: &[u32],
     limit: usize,
 ) -> Option<Result<FinishReason, ItemError>> {
-    match base.text.ends(generated) {
+    match base.text.ends(generated, &settings.stop) {
         Ok(true) => Some(Ok(FinishReason::Stop)),
         Ok(false) => (generated.len() >= limit).then_some(Ok(FinishReason::Length)),
         Err(error) => Some(Err(error)),

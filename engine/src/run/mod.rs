@@ -2,6 +2,7 @@
 
 mod engine;
 mod generate;
+mod plan;
 mod prepare;
 mod sample;
 mod score;
@@ -12,6 +13,7 @@ pub use engine::Engine;
 pub(crate) use generate::results;
 pub use generate::{FinishReason, Generation};
 pub(crate) use generate::{Finished, ending};
+pub(crate) use plan::answer_limit;
 pub use prepare::{PreparedPrompts, PreparedScores, PromptItem, ScoreItem};
 pub(crate) use prepare::{PromptTokens, ScoreTokens};
 pub(crate) use sample::Sampler;

@@ -33,33 +33,60 @@ pub(crate) struct ScoreTokens {
     pub(crate) references: Vec<(Vec<u32>, u32)>,
 }
 
+impl ScoreTokens {
+    /// Rows that it takes where nothing is shared but the prompt.
+    pub(crate) fn rows(&self) -> usize {
+        self.prompt.len() + self.references.iter().map(|(tokens, _)| tokens.len()).sum::<usize>()
+    }
+}
+
 /// Queries ready to be scored at any number of points.
 #[derive(Clone)]
 pub struct PreparedScores {
     pub(crate) model: Arc<str>,
     pub(crate) items: Vec<Result<Arc<ScoreTokens>, ItemError>>,
     pub(crate) chunks: Arc<[ScoreChunk]>,
-    chunk_tokens: usize,
+    size: ChunkSize,
+}
+
+/// How many rows are scored together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChunkSize {
+    /// About so many: a chunk is full when it has them.
+    pub(crate) tokens: usize,
+    /// Never more.
+    pub(crate) most: usize,
 }
 
 impl BaseModel {
     /// Renders, tokenises and plans queries for scoring, once for all points. Items that cannot be scored are
     /// reported with every point's results, and by [`PreparedScores::failures`].
     pub fn prepare_scores(&self, items: &[ScoreItem]) -> PreparedScores {
-        PreparedScores::new(self, items, chunk_tokens(self))
+        let size = ChunkSize { tokens: chunk_tokens(self), most: usize::MAX };
+        PreparedScores::new(self, items, size, |_| Ok(()))
     }
 }
 
 impl PreparedScores {
-    /// Plans chunks of about `chunk_tokens` rows.
-    pub(crate) fn new(base: &BaseModel, items: &[ScoreItem], chunk_tokens: usize) -> Self {
-        let items = items.par_iter().map(|item| encode(base, item).map(Arc::new)).collect();
-        Self::plan(Arc::from(base.fingerprint()), items, chunk_tokens)
+    /// Plans chunks of that size; `fits` refuses items of too many rows.
+    pub(crate) fn new(
+        base: &BaseModel,
+        items: &[ScoreItem],
+        size: ChunkSize,
+        fits: impl Fn(&ScoreTokens) -> Result<(), ItemError> + Sync,
+    ) -> Self {
+        let encode = |item: &ScoreItem| {
+            let tokens = encode(base, item)?;
+            fits(&tokens)?;
+            Ok(Arc::new(tokens))
+        };
+        let items = items.par_iter().map(encode).collect();
+        Self::plan(Arc::from(base.fingerprint()), items, size)
     }
 
-    fn plan(model: Arc<str>, items: Vec<Result<Arc<ScoreTokens>, ItemError>>, chunk_tokens: usize) -> Self {
-        let chunks = ScoreChunk::plan(&items, chunk_tokens).into();
-        Self { model, items, chunks, chunk_tokens }
+    fn plan(model: Arc<str>, items: Vec<Result<Arc<ScoreTokens>, ItemError>>, size: ChunkSize) -> Self {
+        let chunks = ScoreChunk::plan(&items, size).into();
+        Self { model, items, chunks, size }
     }
 
     /// Some of these queries, in the given order, without tokenising again.
@@ -69,7 +96,7 @@ impl PreparedScores {
     #[must_use]
     pub fn select(&self, indices: &[usize]) -> Self {
         let items = indices.iter().map(|&index| self.items[index].clone()).collect();
-        Self::plan(Arc::clone(&self.model), items, self.chunk_tokens)
+        Self::plan(Arc::clone(&self.model), items, self.size)
     }
 
     /// Number of queries, those that cannot be scored included.

@@ -5,7 +5,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Decoding settings.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Most tokens to generate per prompt, the one that ends the turn included.
     pub max_new_tokens: usize,
@@ -13,12 +13,14 @@ pub struct Sampling {
     pub temperature: f64,
     /// Draw from the smallest set of most probable tokens that holds at least this probability; 1 is all.
     pub top_p: f64,
+    /// Texts before which an answer ends, besides those of the model's `generation_config.json`.
+    pub stop: Vec<String>,
 }
 
 impl Sampling {
     /// Greedy decoding.
     pub fn greedy(max_new_tokens: usize) -> Self {
-        Self { max_new_tokens, temperature: 0.0, top_p: 1.0 }
+        Self { max_new_tokens, temperature: 0.0, top_p: 1.0, stop: Vec::new() }
     }
 
     /// Checks the ranges.
@@ -35,6 +37,9 @@ impl Sampling {
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return refuse("top_p", self.top_p.to_string(), "a number above 0 and at most 1");
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return refuse("stop", "an empty text".to_owned(), "texts of at least one character");
         }
         Ok(())
     }
@@ -114,7 +119,7 @@ mod tests {
     use super::*;
 
     fn drawn(top_p: f64, temperature: f64) -> [usize; 4] {
-        let mut sampler = Sampler::new(&Sampling { max_new_tokens: 1, temperature, top_p }, 7);
+        let mut sampler = Sampler::new(&Sampling { temperature, top_p, ..Sampling::greedy(1) }, 7);
         let mut counts = [0; 4];
         for _ in 0..20_000 {
             // Probabilities 0.1, 0.2, 0.3, 0.4 at temperature 1.
@@ -152,7 +157,8 @@ mod tests {
         for (temperature, top_p, max_new_tokens) in
             [(-1.0, 1.0, 1), (f64::NAN, 1.0, 1), (1.0, 0.0, 1), (1.0, 1.1, 1), (0.0, 1.0, 0)]
         {
-            assert!(Sampling { max_new_tokens, temperature, top_p }.check().is_err());
+            assert!(Sampling { max_new_tokens, temperature, top_p, stop: Vec::new() }.check().is_err());
         }
+        assert!(Sampling { stop: vec![String::new()], ..Sampling::greedy(1) }.check().is_err());
     }
 }

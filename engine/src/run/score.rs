@@ -1,8 +1,8 @@
 //! Teacher-forced scoring: how probable each reference is after its prompt.
 
-use super::prepare::{PreparedScores, ScoreTokens};
+use super::prepare::{ChunkSize, PreparedScores, ScoreTokens};
 use crate::ItemError;
-use crate::decoder::{Decoder, Forest, ForestBuilder, TokenTarget};
+use crate::decoder::{Decoder, Forest, ForestBuilder, PassBytes, TokenTarget};
 use crate::kernels::Threads;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -32,8 +32,8 @@ pub(crate) struct ScoreChunk {
 }
 
 impl ScoreChunk {
-    /// Cuts items into chunks of about `chunk_tokens` rows. A function of the items alone.
-    pub(crate) fn plan(items: &[Result<Arc<ScoreTokens>, ItemError>], chunk_tokens: usize) -> Vec<Self> {
+    /// Cuts items into chunks of that size. A function of the items alone.
+    pub(crate) fn plan(items: &[Result<Arc<ScoreTokens>, ItemError>], size: ChunkSize) -> Vec<Self> {
         let mut chunks = Vec::new();
         let mut start = 0;
         while start < items.len() {
@@ -41,8 +41,11 @@ impl ScoreChunk {
             // Per token of a reference: the node after which it is asked for, and the token.
             let mut asked = Vec::new();
             let mut end = start;
-            while end < items.len() && builder.len() < chunk_tokens {
+            while end < items.len() && builder.len() < size.tokens {
                 if let Ok(item) = &items[end] {
+                    if builder.len() > 0 && builder.len() + item.rows() > size.most {
+                        break;
+                    }
                     insert(&mut builder, item, &mut asked);
                 }
                 end += 1;
@@ -151,14 +154,18 @@ fn insert(builder: &mut ForestBuilder, item: &ScoreTokens, asked: &mut Vec<(u32,
     }
 }
 
-/// Scores every item at the decoder's point: chunks in parallel, or, when there are fewer than threads, each
-/// chunk with the whole pool.
+/// Scores every item at the decoder's point in `room` bytes: chunks in parallel, or, when there are fewer than threads
+/// or no room for so many at a time, each chunk with the whole pool.
 pub(crate) fn score(
     decoder: &Decoder,
     prepared: &PreparedScores,
+    room: u64,
 ) -> Vec<Result<Vec<ReferenceScore>, ItemError>> {
     let chunks = &prepared.chunks;
-    let results: Vec<Vec<_>> = if chunks.len() < rayon::current_num_threads() {
+    let pool = rayon::current_num_threads();
+    let largest = chunks.iter().map(ScoreChunk::tokens).max().unwrap_or(0);
+    let abreast = PassBytes::of(&decoder.config, Threads::One, pool).at(largest) * pool as u64;
+    let results: Vec<Vec<_>> = if chunks.len() < pool || abreast > room {
         chunks.iter().map(|chunk| chunk.run(Threads::All, decoder, &prepared.items)).collect()
     } else {
         chunks

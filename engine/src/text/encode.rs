@@ -11,6 +11,7 @@ use super::template::ChatTemplate;
 use crate::files::read_text;
 use crate::model::ModelConfig;
 use crate::{EngineError, ItemError};
+use std::collections::HashSet;
 use std::path::Path;
 use tokenizers::Tokenizer;
 
@@ -21,7 +22,13 @@ pub(crate) struct ChatText {
     tokenizer_hash: blake3::Hash,
     end_tokens: Vec<u32>,
     stop_strings: Vec<String>,
+    special: HashSet<u32>,
+    /// By id whether a token adds to decoded text: special ones do not, nor ids without a token.
+    heard: Vec<bool>,
 }
+
+/// Tokens that are decoded before those that a stop string can take.
+const MARGIN: usize = 8;
 
 /// A rendered and tokenised prompt.
 pub(crate) struct EncodedPrompt {
@@ -77,7 +84,14 @@ impl ChatText {
         }
         let tokenizer_hash = blake3::hash(text.as_bytes());
         let stop_strings = config.stop_strings.clone();
-        Ok(Self { template, tokenizer, tokenizer_hash, end_tokens, stop_strings })
+        let added = tokenizer.get_added_tokens_decoder();
+        let special: HashSet<u32> =
+            added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        let mut heard = vec![false; config.vocab_size];
+        for id in vocabulary.into_values() {
+            heard[id as usize] = !special.contains(&id);
+        }
+        Ok(Self { template, tokenizer, tokenizer_hash, end_tokens, stop_strings, special, heard })
     }
 
     /// Hash over tokenizer, template and stop tokens.
@@ -146,38 +160,49 @@ impl ChatText {
             tokens.truncate(end + 1);
             return Ok(tokens);
         }
-        let added = self.tokenizer.get_added_tokens_decoder();
-        let special = |token: &u32| added.get(token).is_some_and(|known| known.special);
-        match tokens.iter().rposition(special) {
+        match tokens.iter().rposition(|token| self.special.contains(token)) {
             Some(end) => tokens.truncate(end + 1),
             None => tokens.push(self.end_tokens[0]),
         }
         Ok(tokens)
     }
 
-    /// Whether an answer ends with its last token: one that ends the turn, or one that completes a stop string.
+    /// Whether an answer ends with its last token: one that ends the turn, or one that completes a stop string, of the
+    /// model's or of these.
     ///
     /// To be asked after every token.
     ///
     /// # Errors
     /// [`ItemError::Tokenizer`].
-    pub(crate) fn ends(&self, answer: &[u32]) -> Result<bool, ItemError> {
+    pub(crate) fn ends(&self, answer: &[u32], stops: &[String]) -> Result<bool, ItemError> {
         if answer.last().is_some_and(|last| self.end_tokens.contains(last)) {
             return Ok(true);
         }
-        let Some(longest) = self.stop_strings.iter().map(String::len).max() else { return Ok(false) };
-        // Every token adds a byte at least; a few more, as decoders treat the first piece of a text in their own way.
-        let tail = self.decode_whole(&answer[answer.len().saturating_sub(longest + 8)..])?;
-        Ok(self.stop_strings.iter().any(|stop| tail.contains(stop)))
+        let stops = || self.stop_strings.iter().chain(stops);
+        let Some(longest) = stops().map(String::len).max() else { return Ok(false) };
+        // Only what the last tokens added can have completed one. A token that adds anything adds a byte at least; a
+        // few more, as decoders treat the first piece of a text in their own way, and a character may have begun before.
+        let mut wanted = longest + MARGIN;
+        let from = answer.iter().rposition(|token| {
+            wanted -= usize::from(self.heard.get(*token as usize) == Some(&true));
+            wanted == 0
+        });
+        let tail = self.decode_whole(&answer[from.unwrap_or(0)..])?;
+        if first_stop(settled(&tail), stops()).is_none() {
+            return Ok(false);
+        }
+        // The beginning of a tail may read otherwise than the same tokens do in the whole.
+        let whole = self.decode_whole(answer)?;
+        Ok(first_stop(settled(&whole), stops()).is_some())
     }
 
-    /// An answer as text: special tokens left out, cut before the first stop string.
+    /// An answer as text: special tokens left out, cut before the stop string that was completed first.
     ///
     /// # Errors
     /// [`ItemError::Tokenizer`].
-    pub(crate) fn decode(&self, answer: &[u32]) -> Result<String, ItemError> {
+    pub(crate) fn decode(&self, answer: &[u32], stops: &[String]) -> Result<String, ItemError> {
         let mut text = self.decode_whole(answer)?;
-        if let Some(start) = self.stop_strings.iter().filter_map(|stop| text.find(stop)).min() {
+        if let Some(start) = first_stop(&text, self.stop_strings.iter().chain(stops)) {
             text.truncate(start);
         }
         Ok(text)
@@ -196,5 +221,87 @@ impl ChatText {
             .encode_fast(text, false)
             .map_err(|error| ItemError::Tokenizer { reason: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
+    }
+}
+
+/// What later tokens cannot change: a character of which only some bytes are there reads as U+FFFD until it is whole.
+fn settled(text: &str) -> &str {
+    text.trim_end_matches(char::REPLACEMENT_CHARACTER)
+}
+
+/// Where the stop string begins that is completed first; of several that end together the longest. So it does not matter
+/// how many characters a token brings.
+fn first_stop<'a>(text: &str, stops: impl Iterator<Item = &'a String>) -> Option<usize> {
+    stops
+        .filter_map(|stop| text.find(stop).map(|start| (start + stop.len(), start)))
+        .min()
+        .map(|(_, start)| start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stop_string_that_is_completed_first_cuts() {
+        let cut = |stops: &[&str]| {
+            let stops: Vec<String> = stops.iter().map(|stop| (*stop).to_owned()).collect();
+            first_stop("one two three two", stops.iter())
+        };
+        assert_eq!(cut(&["two"]), Some(4));
+        // It begins earlier, but is completed later.
+        assert_eq!(cut(&["one two three", "two"]), Some(4));
+        assert_eq!(cut(&["two", "o t", "e two"]), Some(2));
+        assert_eq!(cut(&["Two", "four"]), None);
+    }
+
+    /// Asked after every token, an answer ends with the one that brings the stop string's last byte, wherever tokens
+    /// and characters are cut, and whatever special tokens stand between.
+    #[test]
+    fn a_stop_string_ends_an_answer_with_its_last_byte() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/untied");
+        let base = crate::BaseModel::open(&folder).expect("the golden opens");
+        let text = &base.text;
+        let answer = "Zoë’s café: “déjà vu”\n\nΩmega, 医学 and 🩺🩺 at the end. The heart pumps blood.";
+        let mut tokens = text.encode(answer).expect("it is text");
+        assert!(tokens.len() > answer.chars().count() / 2, "characters beyond ASCII take several tokens");
+        // Special tokens say nothing; many of them do not hide what stands before.
+        let silent =
+            *text.special.iter().find(|token| !text.end_tokens.contains(token)).expect("there is one");
+        tokens.splice(9..9, std::iter::repeat_n(silent, 40));
+        // One character per byte, in this tokenizer's own alphabet.
+        let bytes = |token: &u32| match text.special.contains(token) {
+            true => 0,
+            false => text.tokenizer.id_to_token(*token).map_or(0, |token| token.chars().count()),
+        };
+        for stop in [
+            "é",
+            "fé: “d",
+            "vu”\n\nΩ",
+            "\n\n",
+            "学",
+            "🩺🩺",
+            "🩺 at",
+            "’s c",
+            "blood.",
+            "Zoë’s café: “déjà vu”\n\nΩmega",
+            "é",
+        ] {
+            let end = answer.find(stop).expect("it is there") + stop.len();
+            let mut read = 0;
+            let wanted = tokens.iter().position(|token| {
+                read += bytes(token);
+                read >= end
+            });
+            let stops = ["nowhere".to_owned(), stop.to_owned()];
+            let found =
+                (1..=tokens.len()).position(|count| text.ends(&tokens[..count], &stops).expect("it decodes"));
+            assert_eq!(found, wanted, "{stop:?}");
+            let count = found.map_or(0, |last| last + 1);
+            let kept = text.decode(&tokens[..count], &stops).expect("it decodes");
+            assert_eq!(kept, answer[..end - stop.len()], "{stop:?}");
+        }
+        assert!(!text.ends(&tokens, &["Heart".to_owned()]).expect("it decodes"));
+        assert!(!text.ends(&tokens, &[]).expect("it decodes"));
     }
 }

@@ -124,6 +124,16 @@ impl AlignmentVector {
         matches!(self.part(tensor), Part::LowRank(_))
     }
 
+    /// Bytes of low-rank factors, which are always in memory.
+    pub(crate) fn factor_bytes(&self) -> u64 {
+        (0..self.inner.base.tensors.len())
+            .map(|tensor| match self.part(tensor) {
+                Part::LowRank(product) => product.bytes(),
+                _ => 0,
+            })
+            .sum()
+    }
+
     /// Stored elements `start..start + length` of a layout tensor's delta, and whether the base's are to be taken from them;
     /// `None` where they are not stored.
     pub(crate) fn stored_part(

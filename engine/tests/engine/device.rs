@@ -5,8 +5,8 @@ use crate::common::{RandomFamily, Shape, words};
 use crate::families::FAMILIES;
 use crate::goldens::{agrees, expected_in, folder};
 use avsweep_engine::{
-    AlignmentVector, BaseModel, Coefficient, Device, DeviceChoice, Engine, Message, PromptItem, Sampling,
-    ScoreItem, WeightType,
+    AlignmentVector, BaseModel, Coefficient, Device, DeviceChoice, Engine, EngineError, Message, PromptItem,
+    Sampling, ScoreItem, WeightType,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -79,7 +79,8 @@ fn agree(cpu: &Engine, device: &Engine) {
         }
     }
     let prompts = prompts(21, 24);
-    for settings in [Sampling::greedy(14), Sampling { max_new_tokens: 10, temperature: 0.8, top_p: 0.9 }] {
+    for settings in [Sampling::greedy(14), Sampling { temperature: 0.8, top_p: 0.9, ..Sampling::greedy(10) }]
+    {
         let ours = device.generate(&device.prepare_prompts(&prompts), &settings).unwrap();
         assert_eq!(ours, cpu.generate(&cpu.prepare_prompts(&prompts), &settings).unwrap());
     }
@@ -119,14 +120,31 @@ fn a_point_is_the_same_wherever_base_and_vectors_are_kept() {
     let logits = |memory| {
         let mut engine = load(&tensors(), memory, &family.base, &family.vectors, WeightType::Bf16);
         engine.merge(&[0.7, -0.4]).unwrap();
-        (engine.logits(&tokens).unwrap(), engine.residency().unwrap())
+        (engine.logits(&tokens).unwrap(), engine.memory())
     };
-    let (all, (resident, streamed)) = logits(None);
-    assert_eq!(streamed, 0);
-    for memory in [0, resident as u64 / 2] {
-        let (some, (kept, sent)) = logits(Some(memory));
+    let (all, memory) = logits(None);
+    assert_eq!(memory.streamed, 0);
+    // What a short query takes beside merged weights is told by a budget that is too small for it.
+    let least = least(&family, &tensors());
+    let mut seen = Vec::new();
+    for part in [0, memory.kept / 2, 2 * memory.kept] {
+        let budget = least + part;
+        let (some, decided) = logits(Some(budget));
         assert_eq!(some, all);
-        assert!(kept as u64 <= memory && kept + sent == resident, "{kept} + {sent}");
+        assert_eq!((decided.budget, decided.merged), (budget, memory.merged));
+        assert_eq!(decided.kept + decided.streamed, memory.kept);
+        assert!(decided.kept <= part && decided.room() >= least - memory.merged, "{decided:?}");
+        seen.push(decided.kept);
+    }
+    assert!(seen[0] == 0 && seen[1] > 0 && seen[2] > seen[1], "{seen:?}");
+}
+
+/// What a family's model takes at least, from the complaint about a budget that is too small.
+fn least(family: &RandomFamily, device: &Device) -> u64 {
+    let base = BaseModel::open(&family.base).unwrap();
+    match Engine::load_on(device, Some(1), base, Vec::new(), &[], WeightType::Bf16).map(drop) {
+        Err(EngineError::TooLarge { merged, least, .. }) => merged + least,
+        other => panic!("{other:?}"),
     }
 }
 

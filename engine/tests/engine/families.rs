@@ -115,7 +115,8 @@ fn every_family_answers_a_batch_as_its_prompts_one_by_one() {
         let engine = plain(&family(name));
         let prompts: Vec<PromptItem> =
             items(name).into_iter().map(|item| PromptItem { messages: item.messages, seed: 5 }).collect();
-        for settings in [Sampling::greedy(20), Sampling { max_new_tokens: 20, temperature: 0.8, top_p: 0.9 }]
+        for settings in
+            [Sampling::greedy(20), Sampling { temperature: 0.8, top_p: 0.9, ..Sampling::greedy(20) }]
         {
             let together = engine.generate(&engine.prepare_prompts(&prompts), &settings).unwrap();
             for (prompt, expected) in prompts.iter().zip(&together) {

@@ -60,7 +60,8 @@ fn batched_answers_equal_those_one_by_one() {
     let engine = engine(&family);
     // More than eight groups of eight places, so that places are refilled.
     let prompts = prompts(150);
-    for settings in [Sampling::greedy(12), Sampling { max_new_tokens: 12, temperature: 0.9, top_p: 0.8 }] {
+    for settings in [Sampling::greedy(12), Sampling { temperature: 0.9, top_p: 0.8, ..Sampling::greedy(12) }]
+    {
         let together = engine.generate(&engine.prepare_prompts(&prompts), &settings).unwrap();
         for (prompt, expected) in prompts.iter().zip(&together) {
             let alone = engine.prepare_prompts(std::slice::from_ref(prompt));
@@ -77,7 +78,7 @@ fn batched_answers_equal_those_one_by_one() {
 fn sampled_answers_follow_their_seed() {
     let family = RandomFamily::new(&SMALL, 0);
     let engine = engine(&family);
-    let settings = Sampling { max_new_tokens: 16, temperature: 1.5, top_p: 1.0 };
+    let settings = Sampling { temperature: 1.5, top_p: 1.0, ..Sampling::greedy(16) };
     let prompt = |seed| PromptItem { messages: vec![Message::user("w1 w2")], seed };
     let answers =
         engine.generate(&engine.prepare_prompts(&[prompt(1), prompt(2), prompt(1)]), &settings).unwrap();
@@ -93,12 +94,19 @@ fn the_context_bounds_an_answer_and_refuses_a_prompt_that_fills_it() {
     prompts[0].messages = vec![Message::user("w1 ".repeat(55))];
     prompts[1].messages = vec![Message::user("w1 ".repeat(64))];
     let used = engine.prompt_tokens(&prompts[0].messages).unwrap().len();
-    let settings = Sampling { max_new_tokens: 40, temperature: 30.0, top_p: 1.0 };
+    let settings = Sampling { temperature: 30.0, top_p: 1.0, ..Sampling::greedy(40) };
     let answers = engine.generate(&engine.prepare_prompts(&prompts), &settings).unwrap();
     let answer = answers[0].as_ref().unwrap();
     assert!(answer.tokens as usize <= SMALL.context - used);
     assert!(matches!(answers[1], Err(ItemError::TooLong { .. })), "{:?}", answers[1]);
     assert!(answers[2].is_ok());
+}
+
+/// Where a whole answer is to be cut: before the stop string that is completed first.
+pub(crate) fn cut(text: &str, stops: &[String]) -> Option<usize> {
+    (0..=text.len()).filter(|&end| text.is_char_boundary(end)).find_map(|end| {
+        stops.iter().filter(|stop| text[..end].ends_with(*stop)).map(|stop| end - stop.len()).min()
+    })
 }
 
 #[test]
@@ -118,19 +126,19 @@ fn an_answer_ends_before_the_first_stop_string() {
     let stops = [across, "w4".to_owned()];
     let config = serde_json::json!({"eos_token_id": 2, "stop_strings": stops});
     std::fs::write(family.base.join("generation_config.json"), config.to_string()).unwrap();
-    let mut cut = 0;
+    let mut stopped_early = 0;
     for (free, stopped) in free.iter().zip(answer(&family)) {
-        let end = stops.iter().filter_map(|stop| free.text.find(stop)).min();
+        let end = cut(&free.text, &stops);
         assert_eq!(stopped.text, free.text[..end.unwrap_or(free.text.len())]);
         assert!(stopped.tokens <= free.tokens);
         if end.is_some() {
             assert_eq!(stopped.finish, FinishReason::Stop);
-            cut += 1;
+            stopped_early += 1;
         } else {
             assert_eq!(&stopped, free);
         }
     }
-    assert!(cut > 1 && cut < 30, "{cut} answers were cut");
+    assert!(stopped_early > 1 && stopped_early < 30, "{stopped_early} answers were cut");
     // At once, not at the end.
     let end = free.iter().find(|free| free.text.contains(&stops[0])).unwrap();
     let stopped = &answer(&family)[free.iter().position(|answer| answer == end).unwrap()];

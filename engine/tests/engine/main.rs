@@ -10,9 +10,11 @@ mod families;
 mod generation;
 mod goldens;
 mod lora;
+mod memory;
 mod merging;
 mod others;
 mod scoring;
+mod stops;
 mod vectors;
 
 /// Small enough for a test to take milliseconds; odd sizes, so that every edge of the kernels is met.

@@ -167,6 +167,7 @@ impl From<&Evaluation> for v1::Evaluation {
             temperature: evaluation.decode.temperature,
             top_p: evaluation.decode.top_p,
             seed: evaluation.decode.seed,
+            stop: evaluation.decode.stop.clone(),
             racing: evaluation.racing.map(|racing| v1::Racing {
                 block: racing.block,
                 error: racing.error,
@@ -189,6 +190,7 @@ impl TryFrom<v1::Evaluation> for Evaluation {
                 temperature: wire.temperature,
                 top_p: wire.top_p,
                 seed: wire.seed,
+                stop: wire.stop,
             },
             racing: wire.racing.map(|racing| Racing {
                 block: racing.block,

@@ -61,7 +61,13 @@ pub(crate) fn definition(name: &str) -> SweepDefinition {
             likelihood: Coverage::All,
             generation: Coverage::Finalists,
             finalists_per_target: 1,
-            decode: DecodeSettings { max_new_tokens: 8, temperature: 0.0, top_p: 1.0, seed: 0 },
+            decode: DecodeSettings {
+                max_new_tokens: 8,
+                temperature: 0.0,
+                top_p: 1.0,
+                seed: 0,
+                stop: Vec::new(),
+            },
             racing: None,
         },
         judge: JudgeSettings {

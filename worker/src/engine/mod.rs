@@ -25,6 +25,8 @@ use crate::evaluate::{Chunk, End, Evaluate, Failure, Task};
 pub struct EngineOptions {
     /// What computes.
     pub device: DeviceChoice,
+    /// Bytes of memory that the model may take; `None` is a share of what there is.
+    pub memory: Option<u64>,
     /// Threads that compute; `None` is all cores.
     pub threads: Option<usize>,
     /// Folder under which a sweep's model files are looked for that are not where the sweep says.
@@ -54,7 +56,7 @@ impl EngineEvaluator {
     pub fn start(options: &EngineOptions) -> Result<Self, WorkerError> {
         let (jobs, queue) = mpsc::channel(1);
         let device = Device::open(options.device).map_err(|error| WorkerError::Device(Box::new(error)))?;
-        let threads = thread::start(options.threads, device.clone(), queue)?;
+        let threads = thread::start(options.threads, options.memory, device.clone(), queue)?;
         let locations = Locations::new(options);
         Ok(Self { jobs, device, threads, locations, located: None, fetched_again: None })
     }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use avsweep_domain::{Dtype, Fingerprint, FinishReason, Point, QueryScore, ReferenceScore, Response, Rung};
 use avsweep_engine::{
-    AlignmentVector, BaseModel, Coefficient, Device, Engine, Message, PreparedPrompts, PreparedScores,
-    PromptItem, Sampling, ScoreItem, WeightType,
+    AlignmentVector, BaseModel, ByteSize, Coefficient, Device, Engine, EngineError, Message, PreparedPrompts,
+    PreparedScores, PromptItem, Sampling, ScoreItem, WeightType,
 };
 use avsweep_lease::error_chain;
 
@@ -47,6 +47,10 @@ const GPU_LEAST_PROMPTS: usize = 256;
 /// An engine with what it has loaded and prepared.
 pub(super) struct Model {
     device: Device,
+    /// Bytes that it may take; `None` is a share of what there is.
+    memory: Option<u64>,
+    /// The most that weights and caches were planned to take.
+    planned: u64,
     loaded: Option<Loaded>,
     prepared: Option<Prepared>,
     /// Queries of the chunk being evaluated.
@@ -76,13 +80,13 @@ struct Prepared {
 
 impl Model {
     /// Nothing loaded yet.
-    pub(super) fn new(device: Device) -> Self {
-        Self { device, loaded: None, prepared: None, together: 0 }
+    pub(super) fn new(device: Device, memory: Option<u64>) -> Self {
+        Self { device, memory, planned: 0, loaded: None, prepared: None, together: 0 }
     }
 
     /// Throws everything away that is loaded.
     pub(super) fn reset(&mut self) {
-        *self = Self::new(self.device.clone());
+        *self = Self { planned: self.planned, ..Self::new(self.device.clone(), self.memory) };
     }
 
     /// Evaluates a task chunk by chunk; `emit` takes each chunk and says whether to go on.
@@ -107,22 +111,32 @@ impl Model {
         self.merge(&task.point).map_err(|error| self.failed(error))?;
         spent.merge = started.elapsed();
 
-        let chunks = self.chunks(task);
-        for chunk in chunks {
+        // A query that cannot be evaluated fails the job in the end, once the others have their results.
+        let mut refused = None;
+        for chunk in self.chunks(task) {
             self.together = chunk.len();
             let started = Instant::now();
-            let results = match task.rung {
-                Rung::Likelihood | Rung::Judgement => self.score(task, &chunk).map(ChunkResults::Scores),
-                Rung::Generation => self.generate(task, &chunk).map(ChunkResults::Responses),
+            let evaluated = match task.rung {
+                Rung::Likelihood | Rung::Judgement => {
+                    self.score(task, &chunk).map(|results| apart(results, ChunkResults::Scores))
+                }
+                Rung::Generation => {
+                    self.generate(task, &chunk).map(|results| apart(results, ChunkResults::Responses))
+                }
             };
-            let results = results.map_err(|error| self.failed(error))?;
+            let (results, error) = evaluated.map_err(|error| self.failed(error))?;
+            refused = refused.or(error);
+            let done: Vec<u32> = results.ordinals().collect();
+            if done.is_empty() {
+                continue;
+            }
             spent.evaluate = started.elapsed();
-            let tokens = self.tokens(&chunk, &results);
+            let tokens = self.tokens(&done, &results);
             if emit(Chunk { results, spent: std::mem::take(&mut spent), tokens }) == Wish::Stop {
                 return Ok(End::Stopped);
             }
         }
-        Ok(End::Finished)
+        refused.map_or(Ok(End::Finished), |error| Err(self.failed(error)))
     }
 
     /// Queries that were evaluated together last.
@@ -171,10 +185,15 @@ impl Model {
             Dtype::Bf16 => WeightType::Bf16,
             Dtype::F16 => WeightType::F16,
         };
-        let loaded = Engine::load_on(&self.device, None, base, vectors, &coefficients, dtype);
+        let loaded = Engine::load_on(&self.device, self.memory, base, vectors, &coefficients, dtype);
         let engine = loaded.map_err(|error| {
             // The right files, and still no engine: the sweep's coefficients do not suit them, here as anywhere.
-            if is_out_of_memory(&error_chain(&error)) { unfit(error) } else { self.failed(error.into()) }
+            let too_large = matches!(error, EngineError::TooLarge { .. });
+            if too_large || is_out_of_memory(&error_chain(&error)) {
+                unfit(error)
+            } else {
+                self.failed(error.into())
+            }
         })?;
         if engine.is_slow() {
             tracing::warn!(
@@ -182,12 +201,14 @@ impl Model {
                 "this model runs the slow way: by candle-transformers' decoder, in batches of equal length"
             );
         }
-        if let Some((resident, streamed)) = engine.residency() {
-            tracing::info!(
-                device = %self.device, resident_bytes = resident, streamed_bytes = streamed,
-                "base and vectors: what stays in the device's memory, and what is sent there for every point"
-            );
-        }
+        let memory = engine.memory();
+        self.planned = self.planned.max(memory.merged + memory.kept);
+        tracing::info!(
+            device = %self.device, budget = %ByteSize(memory.budget), merged = %ByteSize(memory.merged),
+            kept = %ByteSize(memory.kept), streamed = %ByteSize(memory.streamed), room = %ByteSize(memory.room()),
+            "memory: merged weights, base and vectors that stay, those read from files for every point, and what is \
+             left for caches and activations"
+        );
         self.loaded = Some(Loaded { recipe: task.recipe, engine, merged: None });
         Ok(())
     }
@@ -302,7 +323,7 @@ impl Model {
         chunks
     }
 
-    fn score(&mut self, task: &Task, ordinals: &[u32]) -> Result<Vec<(u32, QueryScore)>, JobError> {
+    fn score(&mut self, task: &Task, ordinals: &[u32]) -> Result<Evaluated<QueryScore>, JobError> {
         let (Some(loaded), Some(prepared)) = (&self.loaded, &mut self.prepared) else {
             return Err(JobError::NothingLoaded);
         };
@@ -312,7 +333,7 @@ impl Model {
         }
         let Some((_, selection)) = &prepared.selected else { return Err(JobError::NothingLoaded) };
         let results = loaded.engine.score(selection)?;
-        ordinals
+        Ok(ordinals
             .iter()
             .zip(results)
             .map(|(ordinal, result)| {
@@ -328,10 +349,10 @@ impl Model {
                     .collect();
                 Ok((*ordinal, QueryScore(scores)))
             })
-            .collect()
+            .collect())
     }
 
-    fn generate(&mut self, task: &Task, ordinals: &[u32]) -> Result<Vec<(u32, Response)>, JobError> {
+    fn generate(&mut self, task: &Task, ordinals: &[u32]) -> Result<Evaluated<Response>, JobError> {
         let (Some(loaded), Some(prepared)) = (&self.loaded, &self.prepared) else {
             return Err(JobError::NothingLoaded);
         };
@@ -339,11 +360,22 @@ impl Model {
         let sampling = Sampling {
             temperature: decode.temperature,
             top_p: decode.top_p,
+            stop: decode.stop.clone(),
             ..Sampling::greedy(decode.max_new_tokens as usize)
         };
         let selection = prepared.prompts.select(&indices(ordinals, prepared.prompts.len())?);
+        let plan = loaded.engine.generation_plan(&selection, &sampling);
+        let memory = loaded.engine.memory();
+        let planned = memory.merged + memory.kept + plan.cache;
+        if planned > self.planned {
+            self.planned = planned;
+            tracing::info!(
+                planned = %ByteSize(planned), sequences = plan.sequences, cache = %ByteSize(plan.cache), prompt_tokens = plan.prompt_tokens,
+                "memory: weights and caches together; sequences that are decoded together, and their keys and values"
+            );
+        }
         let results = loaded.engine.generate(&selection, &sampling)?;
-        ordinals
+        Ok(ordinals
             .iter()
             .zip(results)
             .map(|(ordinal, result)| {
@@ -354,8 +386,26 @@ impl Model {
                 };
                 Ok((*ordinal, Response { text: generation.text, tokens: generation.tokens, finish }))
             })
-            .collect()
+            .collect())
     }
+}
+
+/// Every query's result, or why it has none.
+type Evaluated<T> = Vec<Result<(u32, T), JobError>>;
+
+/// The results there are, and the first error.
+fn apart<T>(
+    evaluated: Evaluated<T>,
+    results: impl FnOnce(Vec<(u32, T)>) -> ChunkResults,
+) -> (ChunkResults, Option<JobError>) {
+    let (mut done, mut refused) = (Vec::new(), None);
+    for result in evaluated {
+        match result {
+            Ok(one) => done.push(one),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    (results(done), refused)
 }
 
 /// Ordinals as indices into what was prepared.

@@ -34,6 +34,7 @@ pub(super) struct ThreadJob {
 /// When the system gives no thread.
 pub(super) fn start(
     threads: Option<usize>,
+    memory: Option<u64>,
     device: Device,
     mut jobs: mpsc::Receiver<ThreadJob>,
 ) -> Result<usize, WorkerError> {
@@ -49,7 +50,7 @@ pub(super) fn start(
         .spawn(move || {
             // The model lives inside the pool: everything it does in parallel happens there.
             pool.install(|| {
-                let mut model = Model::new(device);
+                let mut model = Model::new(device, memory);
                 while let Some(job) = jobs.blocking_recv() {
                     let outcome = evaluate(&mut model, &job);
                     // Nobody waits for it any more when the worker has ended.
@@ -102,7 +103,8 @@ fn evaluate(model: &mut Model, job: &ThreadJob) -> Result<End, Failure> {
 /// A model that cannot be loaded for want of memory is said to be too large.
 fn too_large_or(error: UnfitError, paths: &ModelPaths) -> UnfitError {
     let reason = error_chain(&error);
-    if matches!(error, UnfitError::Open(_)) && is_out_of_memory(&reason) {
+    let over_budget = matches!(error, UnfitError::Open(EngineError::TooLarge { .. }));
+    if over_budget || matches!(error, UnfitError::Open(_)) && is_out_of_memory(&reason) {
         return UnfitError::TooLarge { path: paths.base.display().to_string(), reason };
     }
     error

@@ -205,7 +205,13 @@ pub(crate) fn definition(sweep: i64, queries: usize) -> SweepDefinition {
             likelihood: Coverage::All,
             generation: Coverage::None,
             finalists_per_target: 1,
-            decode: DecodeSettings { max_new_tokens: 64, temperature: 0.0, top_p: 1.0, seed: 0 },
+            decode: DecodeSettings {
+                max_new_tokens: 64,
+                temperature: 0.0,
+                top_p: 1.0,
+                seed: 0,
+                stop: Vec::new(),
+            },
             racing: None,
         },
         judge: JudgeSettings {

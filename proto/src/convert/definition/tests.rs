@@ -79,13 +79,14 @@ fn evaluation() -> impl Generator<Value = Evaluation> {
         Just((Coverage::All, Coverage::All)),
         Just((Coverage::None, Coverage::All)),
     ];
-    (coverage, 1u32..=1000, 1u32..=100_000, 0.0f64..=100.0, 0.001f64..=1.0, any::<u64>()).prop_map(
-        |((likelihood, generation), finalists_per_target, max_new_tokens, temperature, top_p, seed)| {
+    let stop = vec(".{1,9}", 0..4);
+    (coverage, 1u32..=1000, 1u32..=100_000, 0.0f64..=100.0, 0.001f64..=1.0, any::<u64>(), stop).prop_map(
+        |((likelihood, generation), finalists_per_target, max_new_tokens, temperature, top_p, seed, stop)| {
             Evaluation {
                 likelihood,
                 generation,
                 finalists_per_target,
-                decode: DecodeSettings { max_new_tokens, temperature, top_p, seed },
+                decode: DecodeSettings { max_new_tokens, temperature, top_p, seed, stop },
                 racing: None,
             }
         },
@@ -146,7 +147,7 @@ fn definition() -> impl Generator<Value = SweepDefinition> {
                 levels: Levels::default(),
                 domains: domains.to_vec(),
                 strategy: strategy.clone(),
-                evaluation,
+                evaluation: evaluation.clone(),
                 judge: judge.clone(),
             })
         },
