@@ -43,6 +43,7 @@ pub(crate) fn definition(domains: usize, search: usize, confirm: usize) -> Sweep
             generation: Coverage::None,
             finalists_per_target: 1,
             decode: DecodeSettings { max_new_tokens: 8, temperature: 0.0, top_p: 1.0, seed: 0 },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.5 }, rubric: String::new() },

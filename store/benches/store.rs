@@ -232,6 +232,7 @@ fn definition(name: &str, step: i32) -> SweepDefinition {
             generation: Coverage::Finalists,
             finalists_per_target: 3,
             decode: DecodeSettings { max_new_tokens: 64, temperature: 0.0, top_p: 1.0, seed: 0 },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.2 }, rubric: String::new() },

@@ -62,6 +62,7 @@ fn definition(counts: &[i32]) -> SweepDefinition {
             generation: Coverage::Finalists,
             finalists_per_target: 1,
             decode: DecodeSettings { max_new_tokens: 64, temperature: 0.0, top_p: 1.0, seed: 1 },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.2 }, rubric: String::new() },

@@ -246,6 +246,7 @@ pub(crate) fn definition(judge: JudgeSettings, queries: usize) -> SweepDefinitio
             generation: Coverage::All,
             finalists_per_target: 1,
             decode: DecodeSettings { max_new_tokens: 64, temperature: 0.0, top_p: 1.0, seed: 0 },
+            ladder: None,
             racing: None,
         },
         judge,

@@ -62,6 +62,7 @@ pub(crate) fn definition(name: &str) -> SweepDefinition {
             generation: Coverage::Finalists,
             finalists_per_target: 1,
             decode: DecodeSettings { max_new_tokens: 8, temperature: 0.0, top_p: 1.0, seed: 0 },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings {

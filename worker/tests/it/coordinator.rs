@@ -206,6 +206,7 @@ pub(crate) fn definition(sweep: i64, queries: usize) -> SweepDefinition {
             generation: Coverage::None,
             finalists_per_target: 1,
             decode: DecodeSettings { max_new_tokens: 64, temperature: 0.0, top_p: 1.0, seed: 0 },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings {
