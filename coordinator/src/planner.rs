@@ -17,8 +17,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use avsweep_domain::{Rung, SweepDefinition, SweepId, SweepState};
-use avsweep_search::strategy::{Decision, History, Problem, known_point, next_points, planned_points};
 use avsweep_search::ladder::climb;
+use avsweep_search::strategy::{Decision, History, Problem, known_point, next_points, planned_points};
 use avsweep_search::{Finalists, finalists};
 use avsweep_store::{NewJob, Plan, PointFilter, StoreError, SweepRecord, SweepTotals};
 use tracing::{debug, error, info};
@@ -234,9 +234,8 @@ impl Coordinator {
         let history = self.store.tallies(record.id, PointFilter::All).await?;
         let (asked, per_target) =
             (Arc::clone(definition), definition.evaluation.finalists_per_target as usize);
-        let (climb, Finalists { judged, confirmed }) = self
-            .compute(move || (climb(&asked, &history), finalists(&asked, &history, per_target)))
-            .await;
+        let (climb, Finalists { judged, confirmed }) =
+            self.compute(move || (climb(&asked, &history), finalists(&asked, &history, per_target))).await;
         if let Some(climb) = climb {
             // What comes later is decided by what comes before: it waits until that is planned, and so measured, in full.
             for points in [climb.first, climb.judged] {
@@ -244,7 +243,12 @@ impl Coordinator {
                     .iter()
                     .flat_map(|point| ladder_jobs(definition, self.settings.max_queries_per_job, point));
                 if self.plan(turn, jobs.collect()).await? > 0 {
-                    debug!(sweep = definition.name, points = points.len(), share = climb.share, "judged by the ladder");
+                    debug!(
+                        sweep = definition.name,
+                        points = points.len(),
+                        share = climb.share,
+                        "judged by the ladder"
+                    );
                     return Ok(());
                 }
             }

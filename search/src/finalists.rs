@@ -38,7 +38,8 @@ pub fn finalists(definition: &SweepDefinition, history: &[PointTallies], per_tar
         points
     };
     // Where the judge chooses, every answer of the judge's is reported on texts too.
-    let aggregates = if definition.evaluation.ladder.is_some() { &Aggregate::ALL[..] } else { &[Aggregate::Min] };
+    let aggregates =
+        if definition.evaluation.ladder.is_some() { &Aggregate::ALL[..] } else { &[Aggregate::Min] };
     let judged = leaders(definition.default_reading(), aggregates);
     let mut confirmed = judged.clone();
     for normalisation in Normalisation::ALL {

@@ -82,7 +82,8 @@ pub fn climb(definition: &SweepDefinition, history: &[PointTallies]) -> Option<C
     });
     let share = correlation.map(|correlation| judged_share(correlation, points, ladder.confidence));
     let at_first = definition.evaluation.finalists_per_target as usize;
-    let per_target = share.map_or(0, |share| (share * points as f64).ceil() as usize).max(at_first).min(points);
+    let per_target =
+        share.map_or(0, |share| (share * points as f64).ceil() as usize).max(at_first).min(points);
 
     let mut judged: BTreeSet<&Point> = sample.iter().map(|tallies| &tallies.point).collect();
     let targets = targets(definition);
@@ -97,7 +98,8 @@ pub fn climb(definition: &SweepDefinition, history: &[PointTallies]) -> Option<C
     let most = first.len() + ladder.most as usize;
     let orders = leaders(per_target.min(most));
     // Rank by rank, so that what the limit cuts off is each target's worst.
-    let by_rank = (0..per_target.min(most)).flat_map(|rank| orders.iter().filter_map(move |order| order.get(rank)));
+    let by_rank =
+        (0..per_target.min(most)).flat_map(|rank| orders.iter().filter_map(move |order| order.get(rank)));
     let mut is_cut = per_target > most;
     for tallies in by_rank {
         if judged.len() >= most && !judged.contains(&tallies.point) {
@@ -146,8 +148,12 @@ pub fn agreement<'a>(
         };
         for domain in 0..definition.domains.len() {
             let queries = queries_of(definition, set, domain);
-            let both = mean_level(tallies, LIKELIHOOD, domain, queries)
-                .zip(mean_level(tallies, Reading::Judgement, domain, queries));
+            let both = mean_level(tallies, LIKELIHOOD, domain, queries).zip(mean_level(
+                tallies,
+                Reading::Judgement,
+                domain,
+                queries,
+            ));
             pairs.entry(domain).or_default().extend(both);
         }
     }
@@ -286,7 +292,10 @@ mod tests {
     }
 
     /// 49 points of one knob per domain, and a judge who sees what `levels` says of the point's number.
-    fn history(levels: impl Fn(usize, usize) -> [u32; 3], is_judged: impl Fn(&Point) -> bool) -> Vec<PointTallies> {
+    fn history(
+        levels: impl Fn(usize, usize) -> [u32; 3],
+        is_judged: impl Fn(&Point) -> bool,
+    ) -> Vec<PointTallies> {
         let points = (0..49usize).map(|index| {
             let ticks = [index / 7, index % 7].map(|knob| (knob as i32 - 3) * 100);
             let cheap = [index / 7, index % 7].map(|knob| [6 - knob as u32, 4, knob as u32]);

@@ -33,9 +33,9 @@ fn judged_level(point: &Point, domain: usize, ordinal: u32) -> u8 {
 /// What a target's weakest domain gets at a point on the search queries, by the judge.
 fn judged_value(definition: &SweepDefinition, point: &Point, wanted: &[u8]) -> u32 {
     let hits = wanted.iter().enumerate().map(|(domain, level)| {
-        let queries = definition.queries().filter(|entry| {
-            entry.domain == domain && entry.set == avsweep_domain::QuerySet::Search
-        });
+        let queries = definition
+            .queries()
+            .filter(|entry| entry.domain == domain && entry.set == avsweep_domain::QuerySet::Search);
         queries.filter(|entry| judged_level(point, domain, entry.ordinal) == *level).count() as u32
     });
     hits.min().unwrap_or(0)
@@ -46,8 +46,7 @@ fn report(definition: &SweepDefinition, job: &v1::LeasedJob) -> anyhow::Result<v
     if job.rung() == v1::Rung::Generation {
         let point = Point::try_from(job.point.clone().context("a point")?)?;
         let results = job.ordinals.iter().map(|ordinal| {
-            let entry =
-                definition.queries().nth(*ordinal as usize).context("an ordinal of the sweep")?;
+            let entry = definition.queries().nth(*ordinal as usize).context("an ordinal of the sweep")?;
             let level = judged_level(&point, entry.domain, *ordinal);
             let text = format!("{point} {ordinal}: level {level}");
             let response = Response { text, tokens: 5, finish: FinishReason::Stop };
@@ -144,17 +143,21 @@ async fn the_judge_chooses_among_as_many_points_as_likelihoods_predict_it_badly(
         .into_iter()
         .map(|tallies| tallies.point)
         .collect();
+    let mut missed = 0;
     for (index, answer) in best.answers.iter().enumerate() {
         let wanted = [index as u8 / 3, index as u8 % 3];
         let point = Point::try_from(answer.point.clone().context("a point")?)?;
         let value = judged_value(&definition, &point, &wanted);
         let most = all.iter().map(|point| judged_value(&definition, point, &wanted)).max();
-        assert_eq!((answer.search_aggregate, Some(value)), (f64::from(value) / 6.0, most), "target {wanted:?}");
+        assert_eq!(answer.search_aggregate, f64::from(value) / 6.0, "target {wanted:?}");
+        // The best is among the judged ones with a probability of 0.9; the next best is a query away.
+        ensure!(most <= Some(value + 1), "target {wanted:?}: {value} of {most:?}");
+        missed += usize::from(most > Some(value));
         ensure!(answer.judged_aggregate.is_some() && reported.contains(&point), "{answer:?}");
     }
+    ensure!(missed <= 2, "{missed} of 9 targets");
     // By likelihoods alone some target would have been answered worse.
-    let cheap =
-        search.cluster.best_by(&definition, v1::Aggregate::Min, v1::Reading::Mean).await?.answers;
+    let cheap = search.cluster.best_by(&definition, v1::Aggregate::Min, v1::Reading::Mean).await?.answers;
     let mut worse = 0;
     for (index, (answer, better)) in cheap.iter().zip(&best.answers).enumerate() {
         let wanted = [index as u8 / 3, index as u8 % 3];

@@ -3,8 +3,7 @@
 use avsweep_domain::{
     BayesianSettings, Coefficient, DecodeSettings, DomainDefinition, Dtype, Evaluation, Fingerprint,
     JudgeProvider, JudgeSettings, Ladder, Levels, Message, ModelSource, Query, Range, Role, Space, Strategy,
-    Ticks,
-    VectorSource,
+    Ticks, VectorSource,
 };
 
 use super::*;
@@ -134,7 +133,11 @@ fn a_ladder_is_climbed_when_nothing_is_open() {
         (totals.generation, totals.judgement) = (counts(0, 0, 3, 0), counts(0, 0, 3, 0));
         *[&mut totals.generation, &mut totals.judgement][rung] = counts(0, 1, 3, 0);
         assert_eq!(plan_step(&definition, &now, LOW_WATER), Step::Wait);
-        assert_eq!(plan_step(&usual(), &now, LOW_WATER), Step::PlanFinalists, "without a ladder no text decides");
+        assert_eq!(
+            plan_step(&usual(), &now, LOW_WATER),
+            Step::PlanFinalists,
+            "without a ladder no text decides"
+        );
     }
 }
 

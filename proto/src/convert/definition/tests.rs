@@ -103,8 +103,11 @@ fn evaluation() -> impl Generator<Value = Evaluation> {
 
 /// What is measured and how points are found; points are raced only where both allow it.
 fn measured() -> impl Generator<Value = (Evaluation, Strategy)> {
-    let racing = (1u32..=1_000_000, 0.0f64..1.0, any::<u64>())
-        .prop_map(|(block, error, seed)| Racing { block, error, seed });
+    let racing = (1u32..=1_000_000, 0.0f64..1.0, any::<u64>()).prop_map(|(block, error, seed)| Racing {
+        block,
+        error,
+        seed,
+    });
     (evaluation(), strategy(), prop::option::of(racing)).prop_map(|(evaluation, strategy, racing)| {
         let raced = evaluation.likelihood == Coverage::All
             && matches!(strategy, Strategy::Grid | Strategy::Random(_) | Strategy::Sobol(_));
