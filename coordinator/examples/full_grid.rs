@@ -149,6 +149,7 @@ fn definition() -> SweepDefinition {
                 seed: 0,
                 stop: Vec::new(),
             },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.5 }, rubric: String::new() },

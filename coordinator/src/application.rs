@@ -1,5 +1,6 @@
 //! The use cases: one method each, in domain and store types.
 
+pub(crate) mod agreement;
 pub(crate) mod answering;
 mod convergence;
 pub(crate) mod leasing;

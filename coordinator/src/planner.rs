@@ -17,6 +17,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use avsweep_domain::{Rung, SweepDefinition, SweepId, SweepState};
+use avsweep_search::ladder::climb;
 use avsweep_search::strategy::{Decision, History, Problem, known_point, next_points, planned_points};
 use avsweep_search::{Finalists, finalists};
 use avsweep_store::{NewJob, Plan, PointFilter, StoreError, SweepRecord, SweepTotals};
@@ -24,7 +25,7 @@ use tracing::{debug, error, info};
 
 use crate::{Coordinator, CoordinatorError, error_text};
 use cursor::Cursor;
-use jobs::{JobsAt, finalist_jobs, jobs_at};
+use jobs::{JobsAt, finalist_jobs, jobs_at, ladder_jobs};
 use seen::{Closed, Rest, is_adaptive};
 use step::{Snapshot, Step, StrategyState, plan_step};
 use turn::Turn;
@@ -38,9 +39,12 @@ struct Pass {
     judgements_settled: bool,
 }
 
-/// Closed likelihood jobs: the choice of finalists depends on no other number.
-fn closed(totals: &SweepTotals) -> (u64, u64, u64) {
-    (totals.likelihood.done, totals.likelihood.raced, totals.likelihood.parked)
+/// The closed jobs that the choice of finalists depends on: those of likelihoods, with a ladder all.
+fn deciding(definition: &SweepDefinition, totals: &SweepTotals) -> Closed {
+    if definition.evaluation.ladder.is_some() {
+        return Closed::of(totals);
+    }
+    Closed::of(&SweepTotals { likelihood: totals.likelihood, ..SweepTotals::default() })
 }
 
 impl Coordinator {
@@ -111,7 +115,7 @@ impl Coordinator {
                 Step::Propose => pass.strategy_waits = self.propose(&record, cursor, turn).await?,
                 Step::PlanFinalists => {
                     self.plan_finalists(&record, turn).await?;
-                    cursor.finalists_at = Some(closed(&totals));
+                    cursor.finalists_at = Some(deciding(&record.definition, &totals));
                 }
                 Step::Finish => {
                     if self.finish_in(turn).await? {
@@ -153,7 +157,7 @@ impl Coordinator {
             totals,
             strategy,
             workers: if adaptive && strategy == StrategyState::Open { self.evaluators().await? } else { 0 },
-            finalists_settled: cursor.finalists_at == Some(closed(&totals)),
+            finalists_settled: cursor.finalists_at == Some(deciding(&record.definition, &totals)),
             judgements_settled: pass.judgements_settled,
         };
         let step = plan_step(&record.definition, &snapshot, self.settings.low_water);
@@ -223,15 +227,34 @@ impl Coordinator {
         Ok(planned)
     }
 
-    /// Plans the likelihoods of the best points on the confirm queries, and the texts of those that are judged.
+    /// Plans what the best points get besides: with a ladder first the texts that the judge chooses by, rung by rung;
+    /// then the likelihoods of the best points on the confirm queries, and the texts of those that are judged.
     async fn plan_finalists(&self, record: &SweepRecord, turn: &mut Turn) -> Result<(), CoordinatorError> {
-        let definition = Arc::clone(&record.definition);
+        let definition = &record.definition;
         let history = self.store.tallies(record.id, PointFilter::All).await?;
-        let per_target = definition.evaluation.finalists_per_target as usize;
-        let Finalists { judged, confirmed } =
-            self.compute(move || finalists(&definition, &history, per_target)).await;
+        let (asked, per_target) =
+            (Arc::clone(definition), definition.evaluation.finalists_per_target as usize);
+        let (climb, Finalists { judged, confirmed }) =
+            self.compute(move || (climb(&asked, &history), finalists(&asked, &history, per_target))).await;
+        if let Some(climb) = climb {
+            // What comes later is decided by what comes before: it waits until that is planned, and so measured, in full.
+            for points in [climb.first, climb.judged] {
+                let jobs = points
+                    .iter()
+                    .flat_map(|point| ladder_jobs(definition, self.settings.max_queries_per_job, point));
+                if self.plan(turn, jobs.collect()).await? > 0 {
+                    debug!(
+                        sweep = definition.name,
+                        points = points.len(),
+                        share = climb.share,
+                        "judged by the ladder"
+                    );
+                    return Ok(());
+                }
+            }
+        }
         debug!(
-            sweep = record.definition.name,
+            sweep = definition.name,
             confirmed = confirmed.len(),
             judged = judged.len(),
             "finalists chosen"
@@ -239,9 +262,10 @@ impl Coordinator {
         // Point by point, so that a worker finds all jobs of a merged model together.
         let jobs = confirmed.iter().flat_map(|point| {
             let judged = judged.binary_search(point).is_ok();
-            finalist_jobs(&record.definition, self.settings.max_queries_per_job, point, judged)
+            finalist_jobs(definition, self.settings.max_queries_per_job, point, judged)
         });
-        self.plan(turn, jobs.collect()).await
+        self.plan(turn, jobs.collect()).await?;
+        Ok(())
     }
 
     /// Plans judgements of the responses that have none. Returns how many jobs.
@@ -254,18 +278,19 @@ impl Coordinator {
         Ok(count)
     }
 
-    /// Writes jobs in bounded transactions and tells whoever waits for them.
-    async fn plan(&self, turn: &mut Turn, jobs: Vec<NewJob>) -> Result<(), CoordinatorError> {
+    /// Writes jobs in bounded transactions and tells whoever waits for them. Returns how many were not there yet.
+    async fn plan(&self, turn: &mut Turn, jobs: Vec<NewJob>) -> Result<u64, CoordinatorError> {
         let mut jobs = jobs.into_iter().peekable();
+        let mut written = 0;
         while jobs.peek().is_some() {
             let batch = jobs.by_ref().take(self.settings.max_jobs_per_plan.max(1)).collect();
-            self.write(turn, &Plan { jobs: batch, choice: None }).await?;
+            written += self.write(turn, &Plan { jobs: batch, choice: None }).await?;
         }
-        Ok(())
+        Ok(written)
     }
 
-    /// Writes jobs in one transaction and tells whoever waits for them.
-    async fn write(&self, turn: &mut Turn, plan: &Plan) -> Result<(), CoordinatorError> {
+    /// Writes jobs in one transaction and tells whoever waits for them. Returns how many were not there yet.
+    async fn write(&self, turn: &mut Turn, plan: &Plan) -> Result<u64, CoordinatorError> {
         let planned = self.plan_in(turn, plan).await?;
         debug!(
             sweep = %turn.guard.sweep,
@@ -281,6 +306,6 @@ impl Coordinator {
         if planned.new_jobs > 0 {
             self.signals.jobs_ready();
         }
-        Ok(())
+        Ok(planned.new_jobs + planned.reused_jobs)
     }
 }

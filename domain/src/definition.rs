@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Fingerprint, FingerprintBuilder, Levels, LevelsError, Normalisation, Query, QueryError, QuerySet,
+    Fingerprint, FingerprintBuilder, Ladder, Levels, LevelsError, Normalisation, Query, QueryError, QuerySet,
     QuerySlice, Racing, RacingProblem, Reading, Space, SpaceError, Strategy, StrategyError, Target,
     TargetError,
 };
@@ -108,6 +108,10 @@ pub struct Evaluation {
     /// Best points per target that go on to the confirm queries (by any likelihood reading and aggregate) and, with
     /// `generation: finalists`, to the judge (by the default reading and the weakest domain).
     pub finalists_per_target: u32,
+    /// How far points are judged on the search queries, so that the judge chooses among them; `None` judges the
+    /// finalists alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<Ladder>,
     /// Decoding.
     pub decode: DecodeSettings,
     /// Whether points that are out of reach are given up early; `None` measures every point in full.
@@ -239,6 +243,9 @@ pub enum DefinitionError {
     /// Finalists are chosen by likelihood.
     #[error("evaluation: generation 'finalists' needs 'likelihood: all' to choose the finalists by")]
     FinalistsWithoutLikelihood,
+    /// A ladder has to begin somewhere.
+    #[error("evaluation.ladder needs 'generation: finalists': it says how many points are judged besides")]
+    LadderWithoutFinalists,
     /// A number out of its range.
     #[error("{field} is {found}; {wanted} is wanted")]
     OutOfRange {
@@ -377,6 +384,9 @@ impl SweepDefinition {
                 "1 to 1000",
             );
         }
+        if let Some(ladder) = &evaluation.ladder {
+            ladder.check(evaluation.generation)?;
+        }
         if let Some(racing) = &evaluation.racing {
             racing.check(evaluation.likelihood, &self.strategy, self.domains.len(), self.levels.len())?;
         }
@@ -434,11 +444,25 @@ impl SweepDefinition {
         if self.slice(QuerySet::Confirm).is_empty() { QuerySet::Search } else { QuerySet::Confirm }
     }
 
-    /// The numbers that points are ranked by unless a user says otherwise.
+    /// The numbers that points are ranked by unless a user says otherwise: the highest rung that is measured on the
+    /// search queries where it decides.
     pub fn default_reading(&self) -> Reading {
+        if self.evaluation.ladder.is_some() { Reading::Judgement } else { self.search_reading() }
+    }
+
+    /// The numbers that the strategy searches by.
+    pub fn search_reading(&self) -> Reading {
         match self.evaluation.likelihood {
             Coverage::None => Reading::Judgement,
             Coverage::Finalists | Coverage::All => Reading::Likelihood(Normalisation::Mean),
+        }
+    }
+
+    /// The query set whose responses are judged; where both are, the one that points are chosen by.
+    pub fn judged_set(&self) -> QuerySet {
+        match (self.evaluation.generation, &self.evaluation.ladder) {
+            (Coverage::All, _) | (_, Some(_)) => QuerySet::Search,
+            (Coverage::Finalists | Coverage::None, None) => self.reported_set(),
         }
     }
 
@@ -544,6 +568,9 @@ impl SweepDefinition {
             .fingerprint(&self.judge_fingerprint());
         if let Some(racing) = &self.evaluation.racing {
             racing.add_to(&mut builder);
+        }
+        if let Some(ladder) = &self.evaluation.ladder {
+            ladder.add_to(&mut builder);
         }
         builder.finish()
     }

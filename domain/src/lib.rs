@@ -9,6 +9,7 @@ mod definition;
 mod fingerprint;
 mod identifier;
 mod job;
+mod ladder;
 mod level;
 mod point;
 mod query;
@@ -31,6 +32,7 @@ pub use definition::{
 pub use fingerprint::{Fingerprint, FingerprintBuilder, FingerprintError};
 pub use identifier::{JobId, LeaseToken, LeaseTokenError, PointId, SweepId, WorkerId};
 pub use job::{FailureLimits, JobState, QuerySet, QuerySlice, Rung};
+pub use ladder::Ladder;
 pub use level::{Level, Levels, LevelsError};
 pub use point::{Point, PointError};
 pub use query::{Message, Query, QueryError, Role};

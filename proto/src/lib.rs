@@ -44,6 +44,7 @@ const METHOD_PATHS: &[&str] = &[
     "/avsweep.v1.SweepService/ReadResults",
     "/avsweep.v1.SweepService/BestPoints",
     "/avsweep.v1.SweepService/Convergence",
+    "/avsweep.v1.SweepService/Agreement",
     "/avsweep.v1.SweepService/RequestSample",
     "/avsweep.v1.SweepService/ListJobs",
     "/avsweep.v1.SweepService/RetryJobs",

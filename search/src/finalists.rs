@@ -11,7 +11,8 @@ use crate::{Ranking, all_targets};
 /// The points worth a closer look, by what they get; each list names a point once, in ticks order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Finalists {
-    /// By the sweep's own reading and the weakest domain: these are worth generating and judging texts at.
+    /// By the sweep's own reading and the weakest domain, with a ladder by any aggregate: these are worth generating and
+    /// judging texts at.
     pub judged: Vec<Point>,
     /// By any likelihood reading and any aggregate, the judged ones among them: whichever of these an answer is asked
     /// for, its points are scored on the confirm queries.
@@ -36,7 +37,10 @@ pub fn finalists(definition: &SweepDefinition, history: &[PointTallies], per_tar
         }
         points
     };
-    let judged = leaders(definition.default_reading(), &[Aggregate::Min]);
+    // Where the judge chooses, every answer of the judge's is reported on texts too.
+    let aggregates =
+        if definition.evaluation.ladder.is_some() { &Aggregate::ALL[..] } else { &[Aggregate::Min] };
+    let judged = leaders(definition.default_reading(), aggregates);
     let mut confirmed = judged.clone();
     for normalisation in Normalisation::ALL {
         confirmed.append(&mut leaders(Reading::Likelihood(normalisation), &Aggregate::ALL));
@@ -44,7 +48,8 @@ pub fn finalists(definition: &SweepDefinition, history: &[PointTallies], per_tar
     Finalists { judged: judged.into_iter().collect(), confirmed: confirmed.into_iter().collect() }
 }
 
-fn targets(definition: &SweepDefinition) -> Vec<Target> {
+/// Every target, or those of single domains where these are countless.
+pub(crate) fn targets(definition: &SweepDefinition) -> Vec<Target> {
     all_targets(definition).unwrap_or_else(|| {
         let domains = definition.domains.len();
         let single = (0..domains).flat_map(|domain| {

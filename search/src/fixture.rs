@@ -49,6 +49,7 @@ pub(crate) fn definition(domains: usize, search: usize, confirm: usize) -> Sweep
                 seed: 0,
                 stop: Vec::new(),
             },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.5 }, rubric: String::new() },

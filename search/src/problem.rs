@@ -90,7 +90,7 @@ impl Problem {
             levels: definition.levels.len(),
             domains: definition.domains.iter().map(shape).collect(),
             strategy: definition.strategy.clone(),
-            rung: match definition.default_reading() {
+            rung: match definition.search_reading() {
                 Reading::Likelihood(_) => SearchRung::Likelihood,
                 Reading::Judgement => SearchRung::Judgement,
             },

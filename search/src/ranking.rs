@@ -117,6 +117,11 @@ impl<'a> Ranking<'a> {
         self.measured.len()
     }
 
+    /// The measured points' tallies.
+    pub(crate) fn points(&self) -> impl ExactSizeIterator<Item = &'a PointTallies> {
+        self.measured.iter().map(|row| row.tallies)
+    }
+
     /// The tallies of a measured point.
     pub(crate) fn at(&self, point: &Point) -> Option<&'a PointTallies> {
         self.measured.iter().find(|row| row.tallies.point == *point).map(|row| row.tallies)

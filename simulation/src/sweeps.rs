@@ -105,6 +105,7 @@ fn definition(recipe: Recipe, likelihood: Coverage, generation: Coverage) -> any
                 seed: 0,
                 stop: Vec::new(),
             },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.5 }, rubric: String::new() },

@@ -238,6 +238,7 @@ fn definition(name: &str, step: i32) -> SweepDefinition {
                 seed: 0,
                 stop: Vec::new(),
             },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.2 }, rubric: String::new() },

@@ -1,5 +1,6 @@
 //! One file per verb: arguments in, gRPC calls, a table or JSON out.
 
+mod agreement;
 mod best;
 pub(crate) mod convergence;
 mod counts;

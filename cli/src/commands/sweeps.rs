@@ -7,6 +7,7 @@ use avsweep_domain::{Coverage, JudgeProvider, SweepDefinition};
 use avsweep_proto::v1;
 use serde::Serialize;
 
+use super::agreement::{self, AgreementOutput};
 use super::convergence::{self, ConvergenceOutput};
 use super::jobs::JobOutput;
 use crate::arguments::Format;
@@ -61,6 +62,8 @@ struct ShowOutput {
     definition: SweepDefinition,
     /// Absent where modelling so many points would take longer than anybody waits; the report has it.
     convergence: Option<ConvergenceOutput>,
+    /// How the rungs agree; absent where nothing is judged.
+    agreement: Option<AgreementOutput>,
     failed_jobs: Vec<JobOutput>,
 }
 
@@ -121,7 +124,8 @@ pub(super) async fn show(place: &Place, sweep: &str, format: Format) -> Result<(
     } else {
         None
     };
-    let shown = ShowOutput { progress: summarise(progress), definition, convergence, failed_jobs };
+    let agreement = agreement::ask(&connection, progress.sweep).await?;
+    let shown = ShowOutput { progress: summarise(progress), definition, convergence, agreement, failed_jobs };
     output::print(format, &shown, |shown, out| {
         facts(shown).write(out)?;
         writeln!(out)?;
@@ -191,6 +195,18 @@ fn facts(shown: &ShowOutput) -> Table {
     }
     fact("likelihood", coverage(definition.evaluation.likelihood));
     fact("generation", coverage(definition.evaluation.generation));
+    if let Some(agreement) = &shown.agreement {
+        for domain in &agreement.domains {
+            if let Some(correlation) = domain.rank_correlation {
+                let points = domain.points;
+                let value = format!("rank correlation {correlation:.2} at {points} points");
+                fact(&format!("likelihood against judge, {}", domain.domain), value);
+            }
+        }
+        if let Some(ladder) = &agreement.ladder {
+            fact("ladder", ladder.to_string());
+        }
+    }
     if let Some(racing) = &definition.evaluation.racing {
         fact(
             "racing",

@@ -68,6 +68,7 @@ fn definition(counts: &[i32]) -> SweepDefinition {
                 seed: 1,
                 stop: Vec::new(),
             },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.2 }, rubric: String::new() },

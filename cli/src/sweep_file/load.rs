@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use avsweep_domain::{
     Coefficient, Coverage, DecodeSettings, DomainDefinition, Dtype, Evaluation, JudgeProvider, JudgeSettings,
-    Levels, ModelSource, Query, Racing, Range, Space, SweepDefinition, Ticks, VectorSource, nearest_name,
+    Ladder, Levels, ModelSource, Query, Racing, Range, Space, SweepDefinition, Ticks, VectorSource,
+    nearest_name,
 };
 use avsweep_engine::{AlignmentVector, BaseModel, Message, ScoreItem, check_coefficients};
 use avsweep_files::ModelFiles;
@@ -104,6 +105,10 @@ impl Loader<'_> {
                 seed: raw.evaluation.seed.unwrap_or(0),
                 stop: raw.evaluation.stop.unwrap_or_default(),
             },
+            ladder: raw.evaluation.ladder.map(|ladder| Ladder {
+                confidence: ladder.confidence.unwrap_or(0.9),
+                most: ladder.most.unwrap_or(200),
+            }),
             racing: raw.evaluation.racing.map(|racing| Racing {
                 block: racing.block.unwrap_or(10),
                 error: racing.error.unwrap_or(0.01),

@@ -213,6 +213,21 @@ pub(super) struct RawEvaluation {
     /// Gives a point up, its remaining queries unasked, once it is out of reach for every target. Default: every point
     /// is measured in full. Not with strategies bayesian and hierarchical.
     pub racing: Option<RawRacing>,
+    /// Judges more points on the search queries, best by likelihood first: as many as the rank correlation between
+    /// likelihoods and judge asks for. The judge then chooses among them. Default: only finalists are judged.
+    pub ladder: Option<RawLadder>,
+}
+
+/// How far points are judged. `{}` takes the defaults.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLadder {
+    /// The probability with which a target's best point by the judge is to be among its judged ones. Default: 0.9.
+    #[schemars(range(min = 0.5, max = 1.0))]
+    pub confidence: Option<f64>,
+    /// Beyond the points that are judged first (each target's best and a sample), no more than this. Default: 200.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub most: Option<u32>,
 }
 
 /// How points are raced. `{}` takes the defaults.

@@ -118,7 +118,7 @@ fn assure(answers: &[Answer], problem: &Problem, searched: &[SearchPoint]) -> Ve
 
 /// What a sweep judges, where it will never judge the search queries of the points it looks at.
 fn judged_elsewhere(definition: &SweepDefinition) -> Option<&'static str> {
-    match (definition.evaluation.generation, definition.reported_set()) {
+    match (definition.evaluation.generation, definition.judged_set()) {
         (Coverage::All, _) | (Coverage::Finalists, QuerySet::Search) => None,
         (Coverage::Finalists, QuerySet::Confirm) => {
             Some("the finalists' responses to the confirm queries only")

@@ -7,7 +7,7 @@ use avsweep_domain::SweepId;
 use avsweep_store::Timestamp;
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::seen::Seen;
+use super::seen::{Closed, Seen};
 
 /// What is remembered of each sweep. Whoever holds the lock is the only one in this process who plans; among several
 /// coordinators the store's [`PlanningGuard`](avsweep_store::PlanningGuard) decides.
@@ -51,8 +51,8 @@ pub(super) struct Cursor {
     pub(super) proposed: Option<u64>,
     /// Whether such a strategy said that there is nothing more.
     pub(super) finished: bool,
-    /// Closed likelihood jobs (done, parked) at which finalists were last chosen. At others the choice may differ.
-    pub(super) finalists_at: Option<(u64, u64, u64)>,
+    /// The closed jobs at which finalists were last chosen. At others the choice may differ.
+    pub(super) finalists_at: Option<Closed>,
     /// What a strategy that decides from results has seen; `None` when it has to be read.
     pub(super) seen: Option<Arc<Seen>>,
 }
@@ -73,7 +73,7 @@ mod tests {
 
     fn known() -> Cursor {
         let seen = Some(Arc::new(Seen::default()));
-        Cursor { term: 4, proposed: Some(9), finished: true, finalists_at: Some((9, 0, 0)), seen }
+        Cursor { term: 4, proposed: Some(9), finished: true, finalists_at: Some(Closed::default()), seen }
     }
 
     #[test]

@@ -67,6 +67,16 @@ pub(crate) fn finalist_jobs(
     })
 }
 
+/// What a ladder has measured at the points that the judge chooses among: texts for the search queries.
+pub(crate) fn ladder_jobs(
+    definition: &SweepDefinition,
+    max_queries: u32,
+    point: &Point,
+) -> impl Iterator<Item = NewJob> {
+    let slices = definition.slice(QuerySet::Search).pieces(max_queries);
+    slices.map(|piece| new_job(point, Rung::Generation, piece))
+}
+
 /// Whether finalists get anything that other points do not.
 pub(crate) fn has_finalist_jobs(definition: &SweepDefinition) -> bool {
     let any_point = Point::origin(definition.space.dimensions());

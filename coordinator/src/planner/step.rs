@@ -64,10 +64,13 @@ pub fn plan_step(definition: &SweepDefinition, snapshot: &Snapshot, low_water: u
     // Finalists' own likelihood jobs are on other queries than they are chosen by: choosing again when those are
     // closed finds the same points, and the sweep finishes.
     let chosen_by_likelihood = definition.evaluation.likelihood == Coverage::All;
-    if chosen_by_likelihood && !snapshot.finalists_settled && has_finalist_jobs(definition) {
-        return if totals.likelihood.open() == 0 { Step::PlanFinalists } else { Step::Wait };
-    }
+    // A ladder's next rung is chosen by all that is measured: when everything is closed, so that it is the same choice
+    // whoever makes it.
     let open = totals.likelihood.open() + totals.generation.open() + totals.judgement.open();
+    let undecided = if definition.evaluation.ladder.is_some() { open } else { totals.likelihood.open() };
+    if chosen_by_likelihood && !snapshot.finalists_settled && has_finalist_jobs(definition) {
+        return if undecided == 0 { Step::PlanFinalists } else { Step::Wait };
+    }
     if open == 0 { Step::Finish } else { Step::Wait }
 }
 

@@ -5,12 +5,14 @@ use std::time::Duration;
 use avsweep_domain::{LevelRate, Rung};
 use avsweep_proto::v1;
 use avsweep_search::honesty::{Assurance, Convergence};
+use avsweep_search::ladder::{Agreement, Climb};
 use avsweep_search::{Answer, BestPoint, DomainAnswer};
 use avsweep_store::{
     JobRecord, LeaseStatus, LeasedJob, ResultRow, ResultValue, RungCounts, Timestamp, WorkerJob, WorkerKind,
     WorkerState, WorkerStatus,
 };
 
+use crate::application::agreement::Rungs;
 use crate::application::answering::Answers;
 use crate::application::workers::SeenWorker;
 use crate::{Progress, Sample, SampledResponse};
@@ -164,6 +166,28 @@ pub(super) fn convergence(steps: &[Convergence]) -> v1::ConvergenceResponse {
     v1::ConvergenceResponse {
         steps: steps.iter().map(step).collect(),
         targets: steps.last().map_or(0, |step| u32::try_from(step.targets).unwrap_or(u32::MAX)),
+    }
+}
+
+pub(super) fn agreement(rungs: &Rungs) -> v1::AgreementResponse {
+    let domain = |domain: &Agreement| v1::DomainAgreement {
+        domain: domain.domain.clone(),
+        points: domain.points as u64,
+        rank_correlation: domain.rank_correlation,
+    };
+    let climb = |(climb, judged): &(Climb, u64)| v1::Climb {
+        points: climb.points as u64,
+        first: climb.first.len() as u64,
+        correlation: climb.correlation,
+        share: climb.share,
+        per_target: climb.per_target as u64,
+        wanted: climb.judged.len() as u64,
+        judged: *judged,
+        is_cut: climb.is_cut,
+    };
+    v1::AgreementResponse {
+        domains: rungs.agreement.iter().map(domain).collect(),
+        climb: rungs.climb.as_ref().map(climb),
     }
 }
 

@@ -241,6 +241,14 @@ impl SweepService for SweepEdge {
         Ok(Response::new(reply::convergence(&steps)))
     }
 
+    async fn agreement(
+        &self,
+        request: Request<v1::AgreementRequest>,
+    ) -> Result<Response<v1::AgreementResponse>, Status> {
+        let rungs = self.0.agreement(&request.into_inner().sweep).await.map_err(|error| refused(&error))?;
+        Ok(Response::new(reply::agreement(&rungs)))
+    }
+
     async fn request_sample(
         &self,
         request: Request<v1::RequestSampleRequest>,

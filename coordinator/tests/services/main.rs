@@ -3,6 +3,7 @@
 mod bad_requests;
 mod choosing;
 mod export;
+mod ladder;
 mod leasing;
 mod observing;
 mod ports;

@@ -90,6 +90,7 @@ pub(crate) fn definition(shape: Shape) -> SweepDefinition {
                 seed: 0,
                 stop: Vec::new(),
             },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.5 }, rubric: String::new() },

@@ -252,6 +252,7 @@ pub(crate) fn definition(judge: JudgeSettings, queries: usize) -> SweepDefinitio
                 seed: 0,
                 stop: Vec::new(),
             },
+            ladder: None,
             racing: None,
         },
         judge,

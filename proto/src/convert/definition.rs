@@ -2,7 +2,7 @@
 
 use avsweep_domain::{
     Coefficient, Coverage, DecodeSettings, DefinitionError, DomainDefinition, Dtype, Evaluation,
-    JudgeProvider, JudgeSettings, Levels, Message, ModelSource, Query, Racing, Range, Role, Space,
+    JudgeProvider, JudgeSettings, Ladder, Levels, Message, ModelSource, Query, Racing, Range, Role, Space,
     SweepDefinition, VectorSource,
 };
 
@@ -173,6 +173,9 @@ impl From<&Evaluation> for v1::Evaluation {
                 error: racing.error,
                 seed: racing.seed,
             }),
+            ladder: evaluation
+                .ladder
+                .map(|ladder| v1::Ladder { confidence: ladder.confidence, most: ladder.most }),
         }
     }
 }
@@ -197,6 +200,7 @@ impl TryFrom<v1::Evaluation> for Evaluation {
                 error: racing.error,
                 seed: racing.seed,
             }),
+            ladder: wire.ladder.map(|ladder| Ladder { confidence: ladder.confidence, most: ladder.most }),
         })
     }
 }

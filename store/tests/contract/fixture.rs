@@ -68,6 +68,7 @@ pub(crate) fn definition(name: &str) -> SweepDefinition {
                 seed: 0,
                 stop: Vec::new(),
             },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings {

@@ -212,6 +212,7 @@ pub(crate) fn definition(sweep: i64, queries: usize) -> SweepDefinition {
                 seed: 0,
                 stop: Vec::new(),
             },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings {

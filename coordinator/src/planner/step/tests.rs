@@ -2,8 +2,8 @@
 
 use avsweep_domain::{
     BayesianSettings, Coefficient, DecodeSettings, DomainDefinition, Dtype, Evaluation, Fingerprint,
-    JudgeProvider, JudgeSettings, Levels, Message, ModelSource, Query, Range, Role, Space, Strategy, Ticks,
-    VectorSource,
+    JudgeProvider, JudgeSettings, Ladder, Levels, Message, ModelSource, Query, Range, Role, Space, Strategy,
+    Ticks, VectorSource,
 };
 
 use super::*;
@@ -45,6 +45,7 @@ fn definition(likelihood: Coverage, generation: Coverage, confirm: usize) -> Swe
                 seed: 0,
                 stop: Vec::new(),
             },
+            ladder: None,
             racing: None,
         },
         judge: JudgeSettings { provider: JudgeProvider::Reference { threshold: 0.5 }, rubric: String::new() },
@@ -124,6 +125,26 @@ fn finalists_are_chosen_once_every_likelihood_job_is_done_or_parked() {
     assert_eq!(plan_step(&usual(), &now, LOW_WATER), Step::PlanFinalists);
     now.finalists_settled = true;
     assert_eq!(plan_step(&usual(), &now, LOW_WATER), Step::Finish);
+}
+
+#[test]
+fn a_ladder_is_climbed_when_nothing_is_open() {
+    let mut definition = usual();
+    definition.evaluation.ladder = Some(Ladder { confidence: 0.9, most: 10 });
+    let mut now = snapshot(StrategyState::Finished);
+    now.totals.likelihood = counts(0, 0, 9, 0);
+    assert_eq!(plan_step(&definition, &now, LOW_WATER), Step::PlanFinalists);
+    for rung in 0..2 {
+        let totals = &mut now.totals;
+        (totals.generation, totals.judgement) = (counts(0, 0, 3, 0), counts(0, 0, 3, 0));
+        *[&mut totals.generation, &mut totals.judgement][rung] = counts(0, 1, 3, 0);
+        assert_eq!(plan_step(&definition, &now, LOW_WATER), Step::Wait);
+        assert_eq!(
+            plan_step(&usual(), &now, LOW_WATER),
+            Step::PlanFinalists,
+            "without a ladder no text decides"
+        );
+    }
 }
 
 #[test]

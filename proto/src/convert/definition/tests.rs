@@ -73,24 +73,46 @@ fn judge() -> impl Generator<Value = JudgeSettings> {
 }
 
 fn evaluation() -> impl Generator<Value = Evaluation> {
+    let ladder = (0.5f64..1.0, 0u32..=1_000_000).prop_map(|(confidence, most)| Ladder { confidence, most });
+    let finalists = prop::option::of(ladder).prop_map(|ladder| (Coverage::All, Coverage::Finalists, ladder));
     let coverage = prop_oneof![
-        Just((Coverage::All, Coverage::None)),
-        Just((Coverage::All, Coverage::Finalists)),
-        Just((Coverage::All, Coverage::All)),
-        Just((Coverage::None, Coverage::All)),
+        Just((Coverage::All, Coverage::None, None)),
+        finalists,
+        Just((Coverage::All, Coverage::All, None)),
+        Just((Coverage::None, Coverage::All, None)),
     ];
-    let stop = vec(".{1,9}", 0..4);
-    (coverage, 1u32..=1000, 1u32..=100_000, 0.0f64..=100.0, 0.001f64..=1.0, any::<u64>(), stop).prop_map(
-        |((likelihood, generation), finalists_per_target, max_new_tokens, temperature, top_p, seed, stop)| {
-            Evaluation {
-                likelihood,
-                generation,
-                finalists_per_target,
-                decode: DecodeSettings { max_new_tokens, temperature, top_p, seed, stop },
-                racing: None,
-            }
+    let decode = (1u32..=100_000, 0.0f64..=100.0, 0.001f64..=1.0, any::<u64>(), vec(".{1,9}", 0..4))
+        .prop_map(|(max_new_tokens, temperature, top_p, seed, stop)| DecodeSettings {
+            max_new_tokens,
+            temperature,
+            top_p,
+            seed,
+            stop,
+        });
+    (coverage, 1u32..=1000, decode).prop_map(
+        |((likelihood, generation, ladder), finalists_per_target, decode)| Evaluation {
+            likelihood,
+            generation,
+            finalists_per_target,
+            decode,
+            ladder,
+            racing: None,
         },
     )
+}
+
+/// What is measured and how points are found; points are raced only where both allow it.
+fn measured() -> impl Generator<Value = (Evaluation, Strategy)> {
+    let racing = (1u32..=1_000_000, 0.0f64..1.0, any::<u64>()).prop_map(|(block, error, seed)| Racing {
+        block,
+        error,
+        seed,
+    });
+    (evaluation(), strategy(), prop::option::of(racing)).prop_map(|(evaluation, strategy, racing)| {
+        let raced = evaluation.likelihood == Coverage::All
+            && matches!(strategy, Strategy::Grid | Strategy::Random(_) | Strategy::Sobol(_));
+        (Evaluation { racing: racing.filter(|_| raced), ..evaluation }, strategy)
+    })
 }
 
 /// Strategies that fit every space here: steps are whole and ranges may be a single point.
@@ -128,8 +150,7 @@ fn definition() -> impl Generator<Value = SweepDefinition> {
         (queries(format!("{name}-s"), 1..4), queries(format!("{name}-c"), 1..3))
             .prop_map(move |(search, confirm)| DomainDefinition { name: name.to_owned(), search, confirm })
     });
-    let measured = (evaluation(), strategy());
-    (vec(vector, 1..4), "[a-z][a-z0-9._-]{0,20}", model(), measured, judge(), domains).prop_flat_map(
+    (vec(vector, 1..4), "[a-z][a-z0-9._-]{0,20}", model(), measured(), judge(), domains).prop_flat_map(
         |(vectors, name, model, (evaluation, strategy), judge, domains)| {
             coefficients(vectors.len()).prop_map(move |coefficients| SweepDefinition {
                 name: name.clone(),
