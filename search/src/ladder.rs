@@ -174,7 +174,7 @@ fn mean_level(tallies: &SetTallies, reading: Reading, domain: usize, queries: us
 }
 
 /// Spearman's rank correlation; ties share their mean rank. `None` below 3 pairs, or where one side is constant.
-pub fn rank_correlation(left: &[f64], right: &[f64]) -> Option<f64> {
+fn rank_correlation(left: &[f64], right: &[f64]) -> Option<f64> {
     if left.len() != right.len() || left.len() < 3 {
         return None;
     }

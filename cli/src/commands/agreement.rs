@@ -60,6 +60,21 @@ impl fmt::Display for LadderOutput {
     }
 }
 
+impl AgreementOutput {
+    /// What it says, as facts of the sweep: names and values.
+    pub(super) fn facts(&self) -> Vec<(String, String)> {
+        let domain = |domain: &DomainAgreement| {
+            let name = format!("likelihood against judge, {}", domain.domain);
+            Some((
+                name,
+                format!("rank correlation {:.2} at {} points", domain.rank_correlation?, domain.points),
+            ))
+        };
+        let ladder = self.ladder.iter().map(|ladder| ("ladder".to_owned(), ladder.to_string()));
+        self.domains.iter().filter_map(domain).chain(ladder).collect()
+    }
+}
+
 /// How a sweep's rungs agree; `None` where nothing is judged.
 pub(super) async fn ask(connection: &Connection, sweep: i64) -> Result<Option<AgreementOutput>> {
     let request = v1::AgreementRequest { sweep: sweep.to_string() };

@@ -9,7 +9,7 @@ use avsweep_proto::v1;
 
 use super::best::{self, BestOutput};
 use super::sweeps::example_ordinals;
-use super::{convergence, sample};
+use super::{agreement, convergence, sample};
 use crate::arguments::ReportArguments;
 use crate::connection::{Connection, Place, explain};
 use crate::embedded::Access;
@@ -41,6 +41,11 @@ pub(super) async fn run(place: &Place, arguments: &ReportArguments) -> Result<()
         }
     }
     let responses = responses(&connection, progress.sweep, &definition, &best).await?;
+    let mut facts = facts(&progress);
+    if let Some(agreement) = agreement::ask(&connection, progress.sweep).await? {
+        let capital = |name: String| name[..1].to_uppercase() + &name[1..];
+        facts.extend(agreement.facts().into_iter().map(|(name, value)| Fact::new(capital(name), value)));
+    }
     let page = render(&ReportData {
         definition: &definition,
         generated_at: chrono::Local::now().format("%Y-%m-%d %H:%M").to_string(),
@@ -50,7 +55,7 @@ pub(super) async fn run(place: &Place, arguments: &ReportArguments) -> Result<()
         answers: table(&definition, &best)?,
         responses,
         convergence: convergence::ask(&connection, progress.sweep, CONVERGENCE_STEPS).await?,
-        facts: facts(&progress),
+        facts,
     })
     .context("the report cannot be written as JSON")?;
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(format!("{}.html", definition.name)));

@@ -196,15 +196,8 @@ fn facts(shown: &ShowOutput) -> Table {
     fact("likelihood", coverage(definition.evaluation.likelihood));
     fact("generation", coverage(definition.evaluation.generation));
     if let Some(agreement) = &shown.agreement {
-        for domain in &agreement.domains {
-            if let Some(correlation) = domain.rank_correlation {
-                let points = domain.points;
-                let value = format!("rank correlation {correlation:.2} at {points} points");
-                fact(&format!("likelihood against judge, {}", domain.domain), value);
-            }
-        }
-        if let Some(ladder) = &agreement.ladder {
-            fact("ladder", ladder.to_string());
+        for (name, value) in agreement.facts() {
+            fact(&name, value);
         }
     }
     if let Some(racing) = &definition.evaluation.racing {

@@ -1,9 +1,6 @@
 //! The sweep's facts in words.
 
-use avsweep_domain::{
-    Coverage, JudgeProvider, Normalisation, QuerySet, Reading, SetTallies, Strategy, SweepDefinition,
-};
-use avsweep_search::ladder::rank_correlation;
+use avsweep_domain::{Coverage, JudgeProvider, Strategy, SweepDefinition};
 
 use super::{Fact, ReportData};
 
@@ -55,7 +52,6 @@ pub(super) fn facts(report: &ReportData<'_>, measured: usize) -> Vec<Fact> {
     facts.push(Fact::new("Generation", generation(definition)));
     if definition.evaluation.generation != Coverage::None {
         facts.push(Fact::new("Judge", judge(definition)));
-        facts.extend(agreement(report).map(|value| Fact::new("Likelihood against judge", value)));
     }
     facts.push(Fact::new("Sweep fingerprint", definition.fingerprint().short()));
     facts.extend(report.facts.iter().cloned());
@@ -127,40 +123,6 @@ fn judge(definition: &SweepDefinition) -> String {
         }
         JudgeProvider::Openai { model, .. } => format!("{model} over a chat-completions endpoint"),
     }
-}
-
-/// How well the likelihood rung predicts the judge: per domain the rank correlation of a point's mean level on both, over
-/// the points whose reported queries have both. `None` where too few have.
-fn agreement(report: &ReportData<'_>) -> Option<String> {
-    let mean_level = |set: &SetTallies, reading, domain| {
-        let (counts, _) = set.counts(reading, domain)?;
-        let sum: u32 = counts.iter().zip(0..).map(|(count, level)| count * level).sum();
-        let labelled: u32 = counts.iter().sum();
-        (labelled > 0).then(|| f64::from(sum) / f64::from(labelled))
-    };
-    let domains: Vec<String> = report
-        .definition
-        .domains
-        .iter()
-        .enumerate()
-        .filter_map(|(domain, shape)| {
-            let (cheap, judged): (Vec<f64>, Vec<f64>) = report
-                .tallies
-                .iter()
-                .filter_map(|point| {
-                    let set = match report.definition.reported_set() {
-                        QuerySet::Search => &point.search,
-                        QuerySet::Confirm => &point.confirm,
-                    };
-                    let cheap = mean_level(set, Reading::Likelihood(Normalisation::Mean), domain)?;
-                    Some((cheap, mean_level(set, Reading::Judgement, domain)?))
-                })
-                .unzip();
-            let correlation = rank_correlation(&cheap, &judged)?;
-            Some(format!("{} {correlation:.2} at {} points", shape.name, cheap.len()))
-        })
-        .collect();
-    (!domains.is_empty()).then(|| format!("rank correlation of mean levels: {}", domains.join("; ")))
 }
 
 /// `9,261`
