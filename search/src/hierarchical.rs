@@ -1,8 +1,9 @@
 //! `hierarchical`: coarse to fine around the leaders of every target.
 //!
 //! The search is a sequence of waves. The first is a coarse lattice; each other one holds the points around the leaders
-//! of all waves before it, a step apart. When no leader has a new point around it, the step shrinks. A wave is worked out
-//! only when those before it are measured in full: the same points are visited however many are measured at once.
+//! of all waves before it, a step apart. When no leader has a new point around it, the step shrinks. At the grid's own step
+//! come last the points across from the leaders: along each axis alone a search is caught on ridges that run between the
+//! axes. A wave is worked out only when those before it are measured in full: the same points are visited however many are measured at once.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,15 @@ use crate::problem::{Decision, History, Problem};
 
 /// How much the soft value counts beside the value itself.
 const SOFT: f64 = 1.0;
+
+/// How a wave is drawn around leaders.
+#[derive(Default)]
+struct Round {
+    /// Per coefficient, in ticks.
+    step: Vec<i64>,
+    /// Whether two coefficients move at once too, and points are ranked by what they are worth before anything else.
+    across: bool,
+}
 
 /// What a measured point is ranked by.
 struct Record<'a> {
@@ -42,10 +52,10 @@ pub(crate) fn next_points(
     let left = settings.budget.map_or(u64::MAX, |budget| u64::from(budget).saturating_sub(spent));
     let limit = limit.min(usize::try_from(left).unwrap_or(usize::MAX));
     let wants = problem.wants(history);
-    let mut steps = steps(problem, settings).into_iter();
-    let mut step = steps.next().unwrap_or_default();
+    let mut rounds = rounds(problem, settings).into_iter();
+    let mut round = rounds.next().unwrap_or_default();
     let mut visited: BTreeSet<Point> = BTreeSet::new();
-    let mut wave = lattice(problem, &step);
+    let mut wave = lattice(problem, &round.step);
     let softness = problem.softness(wave.iter().filter_map(|point| Some(records.get(point)?.log_probs)));
     for record in records.values_mut().filter(|record| record.log_probs.len() == problem.outputs()) {
         record.soft = problem.soft_rates(record.log_probs, softness);
@@ -62,29 +72,31 @@ pub(crate) fn next_points(
             return if pending.is_empty() { Decision::Finished } else { Decision::Wait };
         }
         visited.extend(wave);
-        wave = around_leaders(problem, settings, &wants, &records, &visited, &step);
+        wave = around_leaders(problem, settings, &wants, &records, &visited, &round);
         while wave.is_empty() {
-            let Some(smaller) = steps.next() else {
+            let Some(next) = rounds.next() else {
                 return Decision::Finished;
             };
-            step = smaller;
-            wave = around_leaders(problem, settings, &wants, &records, &visited, &step);
+            round = next;
+            wave = around_leaders(problem, settings, &wants, &records, &visited, &round);
         }
     }
 }
 
-/// Every round's step per coefficient, in ticks.
-fn steps(problem: &Problem, settings: &HierarchicalSettings) -> Vec<Vec<i64>> {
+/// Coarse to fine down to the grid's step, across at that step, then below it.
+fn rounds(problem: &Problem, settings: &HierarchicalSettings) -> Vec<Round> {
     let factor = i64::from(settings.factor.max(2));
-    let scaled = |by: &dyn Fn(i64) -> i64| -> Vec<i64> {
+    let along = |by: &dyn Fn(i64) -> i64| -> Round {
         let coefficients = problem.space().coefficients().iter();
-        coefficients.map(|coefficient| by(i64::from(coefficient.range.step().get())).max(1)).collect()
+        let step = coefficients.map(|coefficient| by(i64::from(coefficient.range.step().get())).max(1));
+        Round { step: step.collect(), across: false }
     };
     let down_to_the_grid = (0..settings.rounds(problem.space()).max(1)).rev();
     let below = 1..=settings.finer;
     down_to_the_grid
-        .map(|round| scaled(&|step| step.saturating_mul(factor.saturating_pow(round))))
-        .chain(below.map(|round| scaled(&|step| step / factor.saturating_pow(round))))
+        .map(|round| along(&|step| step.saturating_mul(factor.saturating_pow(round))))
+        .chain([Round { across: true, ..along(&|step| step) }])
+        .chain(below.map(|round| along(&|step| step / factor.saturating_pow(round))))
         .collect()
 }
 
@@ -110,37 +122,37 @@ fn ends(coefficient: &avsweep_domain::Coefficient) -> (i64, i64) {
     (i64::from(coefficient.range.min().get()), i64::from(coefficient.range.max().get()))
 }
 
-/// Unvisited points up to `width` steps along each coefficient from the leaders, in the targets' order, each once.
+/// Unvisited points up to `width` steps along each coefficient from the leaders, in the targets' order, each once; across, a
+/// step along every two coefficients at once too.
 fn around_leaders(
     problem: &Problem,
     settings: &HierarchicalSettings,
     wants: &[Vec<Option<Level>>],
     records: &BTreeMap<&Point, Record<'_>>,
     visited: &BTreeSet<Point>,
-    step: &[i64],
+    round: &Round,
 ) -> Vec<Point> {
     let mut points = Vec::new();
     let mut listed = BTreeSet::new();
+    let moves = moves(problem.space().coefficients().len(), i64::from(settings.width), round.across);
     for wanted in wants {
-        let leaders = leaders(problem, wanted, records, visited, settings.leaders as usize);
+        let leaders = leaders(problem, wanted, records, visited, settings.leaders as usize, round.across);
         // Nothing is better than every query at its wanted level.
         let is_perfect = |point: &&Point| problem.value(wanted, &records[point].rates) > 1.0 - 1e-12;
         if leaders.first().is_some_and(is_perfect) {
             continue;
         }
         for leader in leaders {
-            for (axis, coefficient) in problem.space().coefficients().iter().enumerate() {
-                let (min, max) = ends(coefficient);
-                for distance in 1..=i64::from(settings.width) {
-                    for direction in [-distance, distance] {
-                        let mut values = leader.values().to_vec();
-                        let value = i64::from(values[axis].get()) + direction.saturating_mul(step[axis]);
-                        values[axis] = Ticks::new(value.clamp(min, max) as i32);
-                        let point = Point::new(values);
-                        if !visited.contains(&point) && listed.insert(point.clone()) {
-                            points.push(point);
-                        }
-                    }
+            for way in &moves {
+                let mut values = leader.values().to_vec();
+                for (axis, distance) in way {
+                    let (min, max) = ends(&problem.space().coefficients()[*axis]);
+                    let value = i64::from(values[*axis].get()) + distance.saturating_mul(round.step[*axis]);
+                    values[*axis] = Ticks::new(value.clamp(min, max) as i32);
+                }
+                let point = Point::new(values);
+                if !visited.contains(&point) && listed.insert(point.clone()) {
+                    points.push(point);
                 }
             }
         }
@@ -148,21 +160,35 @@ fn around_leaders(
     points
 }
 
+/// Ways from a leader: axes and steps along them.
+fn moves(axes: usize, width: i64, across: bool) -> Vec<Vec<(usize, i64)>> {
+    let along =
+        (0..axes).flat_map(|axis| (1..=width).flat_map(move |far| [vec![(axis, -far)], vec![(axis, far)]]));
+    let pairs = (0..axes).flat_map(|first| (first + 1..axes).map(move |second| (first, second)));
+    let across = pairs.filter(|_| across).flat_map(|(first, second)| {
+        [(-1, -1), (-1, 1), (1, -1), (1, 1)].map(|(left, right)| vec![(first, left), (second, right)])
+    });
+    along.chain(across).collect()
+}
+
 /// A target's best visited points, the nearer to the base on a tie.
 ///
-/// Rates are steps: far from a target most points are worth the same, and the soft rates say which way is up.
+/// Rates are steps: far from a target most points are worth the same, and the soft rates say which way is up. `exact`: they
+/// only part points of the same worth.
 fn leaders<'a>(
     problem: &Problem,
     wanted: &[Option<Level>],
     records: &BTreeMap<&'a Point, Record<'_>>,
     visited: &BTreeSet<Point>,
     count: usize,
+    exact: bool,
 ) -> Vec<&'a Point> {
+    let softly = if exact { 1e-3 } else { SOFT };
     let mut ranked: Vec<(f64, &Point)> = records
         .iter()
         .filter(|(point, _)| visited.contains(**point))
         .map(|(point, record)| {
-            (problem.value(wanted, &record.rates) + SOFT * problem.value(wanted, &record.soft), *point)
+            (problem.value(wanted, &record.rates) + softly * problem.value(wanted, &record.soft), *point)
         })
         .collect();
     let order = |left: &(f64, &Point), right: &(f64, &Point)| -> Ordering {
