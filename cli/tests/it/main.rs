@@ -5,6 +5,7 @@ mod bad_input;
 mod cluster;
 #[cfg(unix)]
 mod interruption;
+mod ladder;
 #[cfg(unix)]
 mod processes;
 mod replay;
