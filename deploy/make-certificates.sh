@@ -61,6 +61,8 @@ if [[ ! -e $folder/coordinator.pem ]]; then
     alternatives+=${alternatives:+,}$kind:$name
   done
   leaf coordinator serverAuth "$alternatives"
+else
+  echo "$folder/coordinator.pem is there already, with its old names: remove coordinator.* to make another" >&2
 fi
 for role in user worker judge metrics; do
   [[ -e $folder/$role.token ]] || openssl rand -hex 32 > "$folder/$role.token"

@@ -450,11 +450,14 @@ impl SweepDefinition {
         if self.evaluation.ladder.is_some() { Reading::Judgement } else { self.search_reading() }
     }
 
-    /// The numbers that the strategy searches by.
+    /// The numbers that the strategy searches by: where every point is judged, `bayesian` goes by the verdicts, and takes
+    /// what is known of likelihoods for hints.
     pub fn search_reading(&self) -> Reading {
-        match self.evaluation.likelihood {
-            Coverage::None => Reading::Judgement,
-            Coverage::Finalists | Coverage::All => Reading::Likelihood(Normalisation::Mean),
+        match (self.evaluation.likelihood, self.evaluation.generation, &self.strategy) {
+            (Coverage::None, _, _) | (Coverage::All, Coverage::All, Strategy::Bayesian(_)) => {
+                Reading::Judgement
+            }
+            (Coverage::Finalists | Coverage::All, _, _) => Reading::Likelihood(Normalisation::Mean),
         }
     }
 

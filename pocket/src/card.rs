@@ -72,7 +72,8 @@ fn introduction(card: &mut String, record: &TrainingRecord, measured: &Measureme
             measured.queries
         );
     }
-    line!(card, "| `grid.yaml`, `coarse.yaml` | sweeps over the coefficient cube |");
+    line!(card, "| `grid.yaml`, `coarse.yaml`, `bayesian.yaml` | sweeps over the coefficient cube |");
+    line!(card, "| `pocket.avgrid` | a full grid of the cube, recorded for `avsweep replay` |");
     line!(card, "| `training.json`, `measured.json` | the numbers of this card |");
     line!(card);
     line!(card, "Licence: MIT OR Apache-2.0, as the rest of avsweep.");

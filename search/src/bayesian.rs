@@ -3,6 +3,7 @@
 mod acquisition;
 mod assurance;
 mod candidates;
+mod covariates;
 mod judged;
 mod likelihood;
 mod rates;

@@ -10,7 +10,7 @@ mod kernel;
 mod minimise;
 mod posterior;
 
-pub use binomial::{BinomialGp, BinomialKernel, LatentDraws, fit as fit_binomial};
+pub use binomial::{BinomialGp, BinomialKernel, LatentDraws, Sites, Threshold, fit as fit_binomial};
 pub use fit::fit;
 pub use kernel::Kernel;
 pub use posterior::{Gp, GpError, Prediction};

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use avsweep_domain::{BayesianSettings, HierarchicalSettings, Point, Space, Strategy, Ticks};
 use avsweep_search::SearchRung;
+use avsweep_search::honesty::assurances;
 use avsweep_search::strategy::{Decision, History, Measured, Problem, next_points};
 use avsweep_search::surface::{Surface, catalogue, layered, tied};
 
@@ -194,4 +195,41 @@ fn nine_coefficients_find_what_three_cannot_reach() {
     assert!(out_of_reach >= 9, "three coefficients reach all but {out_of_reach} targets");
     let lowest = nine.iter().copied().fold(1.0, f64::min);
     assert!(lowest >= 0.9, "the worst of 27 targets has {lowest} after {} points", points.len());
+}
+
+/// Verdicts are few and noisy; what log-probabilities say of the same points makes the answers' values truer.
+#[test]
+fn likelihoods_beside_verdicts_make_truer_answers() {
+    let surface = catalogue(4).into_iter().find(|surface| surface.name() == "rough").unwrap();
+    let space = surface.space(10).unwrap();
+    let grid = surface.record(&space, true).unwrap();
+    let strategy = Strategy::Bayesian(BayesianSettings::default());
+    let levels = surface.levels();
+    let problem = Problem::new(space, &levels, surface.domains(), strategy, SearchRung::Judgement).unwrap();
+    let points: Vec<Point> = grid.space().grid().step_by(29).collect();
+    let both: Vec<Measured<'_>> = points.iter().map(|point| grid.measured(point).unwrap()).collect();
+    let verdicts: Vec<Measured<'_>> =
+        both.iter().map(|measured| Measured { log_probs: &[], ..measured.clone() }).collect();
+    let truth = |point: &Point, wanted: &[Option<avsweep_domain::Level>]| {
+        let probabilities = surface.judged_probabilities(&surface.log_probs_at(point));
+        let mut queries = probabilities.chunks_exact(levels.len());
+        let mut rates = Vec::new();
+        for domain in problem.domains() {
+            let mut sums = vec![0.0; levels.len()];
+            for query in queries.by_ref().take(domain.queries) {
+                sums.iter_mut().zip(query).for_each(|(sum, p)| *sum += p / domain.queries as f64);
+            }
+            rates.extend(sums);
+        }
+        problem.value(wanted, &rates)
+    };
+    let wants = problem.wants(&History::default());
+    let error = |measured: &[Measured<'_>]| -> f64 {
+        let answers = assurances(&problem, measured).unwrap();
+        assert_eq!(answers.len(), wants.len());
+        let errors = answers.iter().zip(&wants);
+        errors.map(|(answer, wanted)| (answer.value - truth(&answer.chosen, wanted)).abs()).sum()
+    };
+    let (with, without) = (error(&both), error(&verdicts));
+    assert!(with < without, "{with} {without}");
 }

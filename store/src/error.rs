@@ -364,7 +364,12 @@ fn is_out_of_reach(error: &sqlx::Error) -> bool {
 impl StoreError {
     /// Whether the store is out of reach for now, so that the same call can succeed later.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Unreachable { .. })
+        match self {
+            Self::Unavailable { .. } => true,
+            // A server that answers with a wrong password or an unknown database will go on doing so.
+            Self::Unreachable { source, .. } => is_out_of_reach(source),
+            _ => false,
+        }
     }
 
     /// A row that this program could not have written.

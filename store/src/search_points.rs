@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use avsweep_domain::{
-    Coverage, JobState, JudgementTally, Normalisation, Point, QueryScore, QuerySlice, Rung, SweepDefinition,
+    Coverage, JobState, JudgementTally, Normalisation, Point, QueryScore, QuerySlice, Reading, Rung,
+    SweepDefinition,
 };
 
 use crate::columns::narrow;
@@ -14,8 +15,10 @@ use crate::{SearchPoint, SearchState, StoreError, codec, point_results};
 /// What a sweep's points are chosen by.
 #[derive(Clone, Debug)]
 pub(crate) struct SearchShape {
-    /// The rung that every proposed point gets jobs of, on all search queries.
-    chosen_by: Rung,
+    /// The rung that every proposed point gets jobs of first, on all search queries.
+    first: Rung,
+    /// Whether points are chosen by verdicts.
+    by_verdicts: bool,
     /// Search queries per domain.
     queries: Vec<u32>,
 }
@@ -31,10 +34,11 @@ pub(crate) struct SearchJob {
 impl SearchShape {
     pub(crate) fn of(definition: &SweepDefinition) -> Self {
         Self {
-            chosen_by: match definition.evaluation.likelihood {
+            first: match definition.evaluation.likelihood {
                 Coverage::None => Rung::Generation,
                 Coverage::Finalists | Coverage::All => Rung::Likelihood,
             },
+            by_verdicts: definition.search_reading() == Reading::Judgement,
             queries: definition.domains.iter().map(|domain| domain.search.len() as u32).collect(),
         }
     }
@@ -64,12 +68,10 @@ impl SearchShape {
         let judged =
             judged.map(|tallies| tallies.iter().flat_map(|tally| tally.counts.iter().copied()).collect());
         let decides = |rung: Rung| {
-            rung == self.chosen_by || (self.chosen_by, rung) == (Rung::Generation, Rung::Judgement)
+            rung == self.first || (self.by_verdicts && matches!(rung, Rung::Generation | Rung::Judgement))
         };
-        let is_measured = match self.chosen_by {
-            Rung::Likelihood => log_probs.is_some(),
-            Rung::Generation | Rung::Judgement => judged.is_some(),
-        };
+        let is_measured = (self.first != Rung::Likelihood || log_probs.is_some())
+            && (!self.by_verdicts || judged.is_some());
         Some(if is_measured {
             SearchState::Measured { log_probs: log_probs.unwrap_or_default(), judged }
         } else if jobs.iter().any(|job| decides(job.rung) && job.state == JobState::Raced) {
@@ -84,7 +86,7 @@ impl SearchShape {
     fn is_covered(&self, jobs: &[SearchJob]) -> bool {
         let mut slices: Vec<_> = jobs
             .iter()
-            .filter(|job| job.rung == self.chosen_by)
+            .filter(|job| job.rung == self.first)
             .map(|job| (job.slice.start, job.slice.end))
             .collect();
         slices.sort_unstable();

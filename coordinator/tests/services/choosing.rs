@@ -268,6 +268,22 @@ async fn without_likelihoods_points_are_chosen_by_verdicts() -> anyhow::Result<(
 }
 
 #[tokio::test]
+async fn where_every_point_is_judged_a_model_waits_for_the_verdicts() -> anyhow::Result<()> {
+    let mut definition = searched(bayesian(20));
+    definition.evaluation.generation = Coverage::All;
+    let folder = tempfile::tempdir()?;
+    let search = Search::open(&folder.path().join("store.db"), &definition, one_job_a_point()).await?;
+    while search.step().await? {}
+    let points = search.store.search_points(search.sweep, PointFilter::All).await?;
+    ensure!(points.len() > 12, "{} points", points.len());
+    ensure!(points.iter().all(|point| matches!(
+        &point.state,
+        SearchState::Measured { log_probs, judged: Some(_) } if !log_probs.is_empty()
+    )));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_worker_with_work_leaves_the_next_point_to_a_free_one() -> anyhow::Result<()> {
     let definition = searched(bayesian(20));
     let folder = tempfile::tempdir()?;

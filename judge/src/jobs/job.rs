@@ -156,7 +156,10 @@ pub(super) async fn work(
         }
         End::Lost => tracing::info!(job = lease.job(), "the lease is lost: its work is dropped"),
         End::Undone => release(context, &lease).await,
-        End::Failed(error) => fail(context, &lease, error).await,
+        End::Failed(error) => {
+            tracing::warn!(job = lease.job(), error = %error_chain(error), "a job could not be judged in full");
+            fail(context, &lease, error).await;
+        }
     }
     end
 }
@@ -311,7 +314,8 @@ impl<'a> Reporter<'a> {
                 self.pending.push((&(ordinal, verdict)).into());
             }
             Err(error) => {
-                tracing::warn!(
+                // How the job ends is told once; a dead endpoint would fill the log with what all its responses say.
+                tracing::debug!(
                     job = self.lease.job(), ordinal, error = %error_chain(&error),
                     "a response could not be judged"
                 );

@@ -3,7 +3,7 @@
 //! Per domain and per threshold between two levels, the number of responses above the threshold is binomial, and so is the
 //! number of those at any level (unclear and refused ones count in n); its
 //! probability is Φ of a Gaussian process. The thresholds of a domain share lengths, chosen by the marginal likelihood of
-//! the counts. A draw moves all thresholds of a domain together, as a better or worse model would.
+//! the counts. Where likelihoods are measured too, what they say of the rates comes in as covariates. A draw moves all thresholds of a domain together, as a better or worse model would.
 //!
 //! No count tells a rate exactly, so that the best measured point is not known either: in every joint draw it is another
 //! one, and a candidate gains what it is better than the draw's best (B. Letham et al., "Constrained Bayesian optimization
@@ -12,14 +12,16 @@
 use std::collections::BTreeSet;
 
 use avsweep_domain::{BayesianSettings, Level, Point, Target};
+use faer::Mat;
 use rayon::prelude::*;
 
 use super::acquisition::{Acquisition, SAME};
 use super::assurance::bound;
 use super::candidates;
+use super::covariates::{self, Covariates, Guesses};
 use super::likelihood::Known;
 use super::rates::{Counts, RESOLUTION};
-use crate::gp::{BinomialGp, LatentDraws, fit_binomial};
+use crate::gp::{BinomialGp, LatentDraws, Sites, Threshold, fit_binomial};
 use crate::honesty::Assurance;
 use crate::normal::cdf;
 use crate::problem::{Decision, History, Measured, Problem};
@@ -50,9 +52,17 @@ struct Drawn {
     deviates: Vec<f64>,
 }
 
+/// A judged point: where, with which log-probabilities, and its counts.
+struct Judged<'a> {
+    point: &'a Point,
+    log_probs: &'a [f32],
+    counts: &'a [u32],
+}
+
 /// All domains' models.
 struct Models<'a> {
     problem: &'a Problem,
+    covariates: Option<Covariates<'a>>,
     domains: Vec<(JudgedModel, Drawn)>,
 }
 
@@ -62,9 +72,8 @@ pub(super) fn next_points(
     known: &Known<'_>,
     limit: usize,
 ) -> Decision {
-    let judged: Vec<(&Point, &[u32])> =
-        known.measured.iter().filter_map(|measured| Some((measured.point, measured.judged?))).collect();
-    let Some(models) = Models::new(problem, settings, &judged) else {
+    let judged: Vec<Judged<'_>> = known.measured.iter().filter_map(|measured| Judged::of(measured)).collect();
+    let Some(models) = Models::new(problem, settings, known.history.measured, &judged) else {
         return super::propose_or_finish(sequence::spread(
             problem.space(),
             settings.seed,
@@ -75,7 +84,7 @@ pub(super) fn next_points(
     let wants = problem.wants(known.history);
     // What is measured and what is pending will be known: the best of them in each draw counts as found.
     let mut points: Vec<&Point> =
-        known.history.pending.iter().chain(judged.iter().map(|(point, _)| *point)).collect();
+        known.history.pending.iter().chain(judged.iter().map(|judged| judged.point)).collect();
     points.sort();
     points.dedup();
     let found_counts = models.counts(&points);
@@ -117,17 +126,14 @@ pub(super) fn assurances(
     measured: &[Measured<'_>],
 ) -> Option<Vec<Assurance>> {
     let history = History { proposed: measured.len() as u64, measured, ..History::default() };
-    let mut judged: Vec<(&Point, &[u32])> = measured
-        .iter()
-        .filter(|measured| problem.rates(measured).is_some())
-        .filter_map(|measured| Some((measured.point, measured.judged?)))
-        .collect();
-    judged.sort_by_key(|(point, _)| *point);
-    judged.dedup_by_key(|(point, _)| *point);
-    let models = Models::new(problem, settings, &judged)?;
+    let mut judged: Vec<Judged<'_>> =
+        measured.iter().filter(|measured| problem.rates(measured).is_some()).filter_map(Judged::of).collect();
+    judged.sort_by_key(|judged| judged.point);
+    judged.dedup_by_key(|judged| judged.point);
+    let models = Models::new(problem, settings, measured, &judged)?;
     let wants = problem.wants(&history);
     let (points, known): (Vec<&Point>, BTreeSet<&Point>) =
-        judged.iter().map(|(point, _)| (*point, *point)).unzip();
+        judged.iter().map(|judged| (judged.point, judged.point)).unzip();
     let found_counts = models.counts(&points);
     let none = || vec![vec![0.0; SAMPLES]; wants.len()];
     let aggregate = settings.aggregate;
@@ -220,40 +226,58 @@ pub(super) fn best_of(
     wants.iter().map(of_target).collect()
 }
 
+impl<'a> Judged<'a> {
+    fn of(measured: &Measured<'a>) -> Option<Self> {
+        Some(Self { point: measured.point, log_probs: measured.log_probs, counts: measured.judged? })
+    }
+
+    /// Of a domain's `levels`.
+    fn at_levels(&self, domain: usize, levels: usize) -> &'a [u32] {
+        &self.counts[domain * levels..(domain + 1) * levels]
+    }
+}
+
 impl JudgedModel {
-    fn new(problem: &Problem, domain: usize, judged: &[(&Point, &[u32])]) -> Option<Self> {
+    /// `guesses` are of the judged points.
+    fn new(problem: &Problem, domain: usize, judged: &[Judged<'_>], guesses: Guesses) -> Option<Self> {
         let levels = problem.levels();
         let dimensions = problem.space().dimensions();
-        let coordinates = |rows: &[usize]| -> Vec<f64> {
-            rows.iter().flat_map(|row| problem.coordinates(judged[*row].0)).collect()
+        let at_levels = |row: usize| judged[row].at_levels(domain, levels);
+        let above = |threshold: usize, row: usize| -> (u32, u32) {
+            (at_levels(row)[threshold..].iter().sum(), at_levels(row).iter().sum())
         };
-        let counts = |rows: &[usize]| -> Vec<Vec<(u32, u32)>> {
-            let above = |threshold: usize, row: usize| {
-                let counts = &judged[row].1[domain * levels..(domain + 1) * levels];
-                (counts[threshold..].iter().sum(), counts.iter().sum())
-            };
-            (1..levels).map(|threshold| rows.iter().map(|row| above(threshold, *row)).collect()).collect()
-        };
-        let stride = judged.len().div_ceil(FIT_POINTS).max(1);
-        let some: Vec<usize> = (0..judged.len()).step_by(stride).collect();
-        let kernels = fit_binomial(&coordinates(&some), dimensions, &counts(&some));
-        let all: Vec<usize> = (0..judged.len()).collect();
-        let points = coordinates(&all);
-        let thresholds = kernels
-            .into_iter()
-            .zip(counts(&all))
-            .map(|(kernel, counts)| BinomialGp::new(kernel, &points, &counts).ok());
-        let thresholds = thresholds.collect::<Option<_>>()?;
+        let mut thresholds: Vec<Threshold> = (1..levels)
+            .zip(guesses)
+            .map(|(threshold, covariates)| Threshold {
+                counts: (0..judged.len()).map(|row| above(threshold, row)).collect(),
+                covariates,
+            })
+            .collect();
         let queries = problem.domains()[domain].queries as u32;
-        let told = |rows: &[usize]| -> Vec<(u32, u32)> {
-            let at_levels = |row: &usize| judged[*row].1[domain * levels..(domain + 1) * levels].iter().sum();
-            rows.iter().map(at_levels).map(|count: u32| (count.min(queries), queries)).collect()
+        let told = |row: usize| -> (u32, u32) { (at_levels(row).iter().sum::<u32>().min(queries), queries) };
+        let told: Vec<(u32, u32)> = (0..judged.len()).map(told).collect();
+        let modelled = |thresholds: &[Threshold]| -> Option<Vec<BinomialGp>> {
+            let stride = judged.len().div_ceil(FIT_POINTS).max(1);
+            let some: Vec<usize> = (0..judged.len()).step_by(stride).collect();
+            let coordinates = |rows: &mut dyn Iterator<Item = usize>| -> Vec<f64> {
+                rows.flat_map(|row| problem.coordinates(judged[row].point)).collect()
+            };
+            let kept: Vec<Threshold> = thresholds.iter().map(|threshold| threshold.kept(&some)).collect();
+            let kernels = fit_binomial(&coordinates(&mut some.iter().copied()), dimensions, &kept);
+            let points = coordinates(&mut (0..judged.len()));
+            let gp = |(kernel, Threshold { covariates, counts }): (_, &Threshold)| {
+                let sites = Sites { points: points.clone(), covariates: covariates.clone() };
+                BinomialGp::new(kernel, sites, counts).ok()
+            };
+            kernels.into_iter().zip(thresholds).map(gp).collect()
         };
-        if told(&all).iter().all(|(count, _)| *count == queries) {
-            return Some(Self { thresholds, told: None });
+        let all_told = told.iter().all(|(count, _)| *count == queries);
+        let of_thresholds = modelled(&thresholds)?;
+        if all_told {
+            return Some(Self { thresholds: of_thresholds, told: None });
         }
-        let kernel = fit_binomial(&coordinates(&some), dimensions, &[told(&some)]).pop()?;
-        Some(Self { thresholds, told: Some(BinomialGp::new(kernel, &points, &told(&all)).ok()?) })
+        thresholds = vec![Threshold { covariates: Mat::zeros(judged.len(), 0), counts: told }];
+        Some(Self { thresholds: of_thresholds, told: Some(modelled(&thresholds)?.pop()?) })
     }
 
     fn draw(&self, seed: u64, domain: usize, measured: usize) -> Option<Drawn> {
@@ -285,17 +309,29 @@ fn level_rates(above: impl Iterator<Item = f64>, rates: &mut [f64]) {
 }
 
 impl<'a> Models<'a> {
-    fn new(problem: &'a Problem, settings: &BayesianSettings, judged: &[(&Point, &[u32])]) -> Option<Self> {
+    fn new(
+        problem: &'a Problem,
+        settings: &BayesianSettings,
+        measured: &[Measured<'_>],
+        judged: &[Judged<'_>],
+    ) -> Option<Self> {
         if judged.len() < 2 {
             return None;
         }
+        let covariates = Covariates::new(problem, measured);
+        let log_probs: Vec<&[f32]> = judged.iter().map(|judged| judged.log_probs).collect();
         let of_domain = |domain| {
-            let model = JudgedModel::new(problem, domain, judged)?;
+            let guesses = match &covariates {
+                Some(covariates) => covariates.measured(domain, &log_probs),
+                None => covariates::none(judged.len(), problem.levels()),
+            };
+            let model = JudgedModel::new(problem, domain, judged, guesses)?;
             let drawn = model.draw(settings.seed, domain, judged.len())?;
             Some((model, drawn))
         };
         let domains: Option<_> = (0..problem.domains().len()).into_par_iter().map(of_domain).collect();
-        Some(Self { problem, domains: domains? })
+        let domains = domains?;
+        Some(Self { problem, covariates, domains })
     }
 
     /// Drawn rates at some points, per domain.
@@ -304,15 +340,20 @@ impl<'a> Models<'a> {
         let scaled = |rate: f64| (rate.clamp(0.0, 1.0) * f64::from(RESOLUTION)).round() as u16;
         let of_chunk = |chunk: &[&Point]| -> Vec<Counts> {
             let at: Vec<f64> = chunk.iter().flat_map(|point| self.problem.coordinates(point)).collect();
-            let of_domain = |(model, drawn): &(JudgedModel, Drawn)| {
-                let latent: Vec<_> = model
-                    .thresholds
-                    .iter()
-                    .zip(&drawn.thresholds)
-                    .map(|(gp, draws)| gp.drawn(draws, &at))
+            let of_domain = |(domain, (model, drawn)): (usize, &(JudgedModel, Drawn))| {
+                let guesses = match &self.covariates {
+                    Some(covariates) => covariates.expected(domain, &at),
+                    None => covariates::none(chunk.len(), levels),
+                };
+                let processes = model.thresholds.iter().zip(&drawn.thresholds).zip(guesses);
+                let latent: Vec<_> = processes
+                    .map(|((gp, draws), covariates)| {
+                        gp.drawn(draws, &Sites { points: at.clone(), covariates })
+                    })
                     .collect();
+                let plain = Sites::plain(at.clone(), self.problem.space().dimensions());
                 let told =
-                    model.told.as_ref().zip(drawn.told.as_ref()).map(|(gp, draws)| gp.drawn(draws, &at));
+                    model.told.as_ref().zip(drawn.told.as_ref()).map(|(gp, draws)| gp.drawn(draws, &plain));
                 let mut counts = Counts::of_rates(levels, SAMPLES);
                 let mut rates = vec![0.0; levels];
                 let mut block = vec![0; levels * SAMPLES];
@@ -334,7 +375,7 @@ impl<'a> Models<'a> {
                 }
                 counts
             };
-            self.domains.iter().map(of_domain).collect()
+            self.domains.iter().enumerate().map(of_domain).collect()
         };
         let chunks: Vec<Vec<Counts>> = points.par_chunks(CHUNK).map(of_chunk).collect();
         let mut all = vec![Counts::of_rates(levels, SAMPLES); self.domains.len()];

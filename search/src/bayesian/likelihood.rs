@@ -14,7 +14,7 @@ use super::candidates;
 use super::judged::best_of;
 use super::rates::{Counts, Draws, Outlook};
 use crate::gp::{self, Gp, Kernel};
-use crate::problem::{Decision, History, Measured, Problem};
+use crate::problem::{Decision, DomainShape, History, Measured, Problem};
 use crate::random::{normal, stream};
 use crate::sequence;
 
@@ -145,19 +145,10 @@ pub(super) fn models(
     pending.retain(|point| known.measured.binary_search_by_key(point, |measured| measured.point).is_err());
     let pending = coordinates(&mut pending.into_iter());
     let levels = problem.levels();
-    let mut starts = Vec::new();
-    let mut start = 0;
-    for shape in problem.domains() {
-        starts.push((start * levels, shape.queries * levels));
-        start += shape.queries;
-    }
-    starts
+    (0..problem.domains().len())
         .into_par_iter()
-        .enumerate()
-        .map(|(domain, (start, width))| {
-            let outputs = Mat::from_fn(known.measured.len(), width, |row, column| {
-                f64::from(known.measured[row].log_probs[start + column])
-            });
+        .map(|domain| {
+            let outputs = outputs(problem, known.measured, domain);
             let kernel = chosen_kernel(problem.space().dimensions(), &at, &outputs);
             let gp = conditioned(&kernel, &at, &outputs, &pending)?;
             let before =
@@ -169,6 +160,28 @@ pub(super) fn models(
             Some(Model { gp, before, draws })
         })
         .collect()
+}
+
+/// The places of a domain's numbers among a point's log-probabilities.
+pub(super) fn domain_columns(problem: &Problem, domain: usize) -> std::ops::Range<usize> {
+    let queries = |domains: &[DomainShape]| domains.iter().map(|domain| domain.queries).sum::<usize>();
+    let domains = problem.domains();
+    queries(&domains[..domain]) * problem.levels()..queries(&domains[..=domain]) * problem.levels()
+}
+
+/// A domain's log-probabilities, a row per point.
+fn outputs(problem: &Problem, measured: &[&Measured<'_>], domain: usize) -> Mat<f64> {
+    let columns = domain_columns(problem, domain);
+    Mat::from_fn(measured.len(), columns.len(), |row, column| {
+        f64::from(measured[row].log_probs[columns.start + column])
+    })
+}
+
+/// A domain's process over the log-probabilities of points that all have them.
+pub(super) fn process(problem: &Problem, measured: &[&Measured<'_>], domain: usize) -> Option<Gp> {
+    let at: Vec<f64> = measured.iter().flat_map(|measured| problem.coordinates(measured.point)).collect();
+    let outputs = outputs(problem, measured, domain);
+    conditioned(&chosen_kernel(problem.space().dimensions(), &at, &outputs), &at, &outputs, &[])
 }
 
 /// The kernel by marginal likelihood, of every so many points where there are many.

@@ -12,7 +12,7 @@ use faer::{Mat, Par, Side};
 use super::{GpError, Kernel};
 use crate::normal::{cdf, density};
 
-pub use fit::fit;
+pub use fit::{Threshold, fit};
 
 /// What is known of a latent function beforehand: `amplitude²` times the kernel, and an unknown constant.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,11 +26,32 @@ pub struct BinomialKernel {
 /// Variance of the latent function's constant, whose mean is zero: rates from 1 in 10,000 on are likely.
 const CONSTANT: f64 = 4.0;
 
+/// Variance of a covariate's factor, whose mean is zero: covariates are guesses of the latent function.
+const FACTOR: f64 = 1.0;
+
+/// Where a latent function is asked for.
+#[derive(Clone, Debug)]
+pub struct Sites {
+    /// Coordinates, a point after another.
+    pub points: Vec<f64>,
+    /// What the function may be a multiple of, but for a Gaussian process: a row per point, a column per covariate (often
+    /// none).
+    pub covariates: Mat<f64>,
+}
+
+impl Sites {
+    /// Points (flat) without covariates.
+    pub fn plain(points: Vec<f64>, dimensions: usize) -> Self {
+        let rows = points.len() / dimensions.max(1);
+        Self { points, covariates: Mat::zeros(rows, 0) }
+    }
+}
+
 /// A posterior over a latent function whose Φ is a probability.
 #[derive(Clone, Debug)]
 pub struct BinomialGp {
     kernel: BinomialKernel,
-    points: Vec<f64>,
+    sites: Sites,
     /// The latent function at the mode.
     latent: Vec<f64>,
     /// The likelihood's gradient there.
@@ -53,16 +74,16 @@ pub struct LatentDraws {
 const NEWTON_STEPS: usize = 50;
 
 impl BinomialKernel {
-    /// Covariances of the latent function, a row per point of `left` (both flat), without the nugget.
-    fn between(&self, left: &[f64], right: &[f64]) -> Mat<f64> {
-        self.scaled(self.kernel.between(left, right))
+    /// Covariances of the latent function, a row per site of `left`, without the nugget.
+    fn between(&self, left: &Sites, right: &Sites) -> Mat<f64> {
+        self.scaled(self.kernel.between(&left.points, &right.points), left, right)
     }
 
-    fn within(&self, points: &[f64]) -> Mat<f64> {
-        self.scaled(self.kernel.within(points))
+    fn within(&self, sites: &Sites) -> Mat<f64> {
+        self.scaled(self.kernel.within(&sites.points), sites, sites)
     }
 
-    fn scaled(&self, mut covariances: Mat<f64>) -> Mat<f64> {
+    fn scaled(&self, mut covariances: Mat<f64>, left: &Sites, right: &Sites) -> Mat<f64> {
         let scale = self.amplitude * self.amplitude;
         for column in 0..covariances.ncols() {
             covariances
@@ -70,27 +91,31 @@ impl BinomialKernel {
                 .iter_mut()
                 .for_each(|value| *value = scale * *value + CONSTANT);
         }
+        if left.covariates.ncols() > 0 {
+            covariances += faer::Scale(FACTOR) * (&left.covariates * right.covariates.transpose());
+        }
         covariances
     }
 
-    /// The latent function's variance at any point.
-    fn variance(&self) -> f64 {
-        self.amplitude * self.amplitude + CONSTANT
+    /// The latent function's variance at every site.
+    fn variances(&self, sites: &Sites) -> impl Iterator<Item = f64> {
+        let scale = self.amplitude * self.amplitude;
+        sites.covariates.row_iter().map(move |row| scale + CONSTANT + FACTOR * row.squared_norm_l2())
     }
 }
 
 impl BinomialGp {
-    /// Conditions on `counts` (hits, of how many) at `points` (flat).
+    /// Conditions on `counts` (hits, of how many) at `sites`.
     ///
     /// # Errors
     /// When the shapes do not fit, or the covariances are not positive definite.
-    pub fn new(kernel: BinomialKernel, points: &[f64], counts: &[(u32, u32)]) -> Result<Self, GpError> {
+    pub fn new(kernel: BinomialKernel, sites: Sites, counts: &[(u32, u32)]) -> Result<Self, GpError> {
         let n = counts.len();
         let dimensions = kernel.kernel.lengths.len();
-        if n == 0 || points.len() != n * dimensions {
-            return Err(GpError::Shape { points: points.len() / dimensions.max(1), outputs: n });
+        if n == 0 || sites.points.len() != n * dimensions || sites.covariates.nrows() != n {
+            return Err(GpError::Shape { points: sites.points.len() / dimensions.max(1), outputs: n });
         }
-        let covariances = kernel.within(points);
+        let covariances = kernel.within(&sites);
         let mut latent = vec![0.0; n];
         let (mut gradient, mut roots) = (vec![0.0; n], vec![0.0; n]);
         let mut factor = Mat::identity(n, n);
@@ -127,13 +152,13 @@ impl BinomialGp {
         if !latent.iter().all(|value| value.is_finite()) {
             return Err(GpError::NotPositiveDefinite(n));
         }
-        Ok(Self { kernel, points: points.to_vec(), latent, gradient, roots, factor })
+        Ok(Self { kernel, sites, latent, gradient, roots, factor })
     }
 
-    /// Means and deviations of the latent function at `points` (flat).
+    /// Means and deviations of the latent function at `sites`.
     #[cfg(test)]
-    fn predict(&self, points: &[f64]) -> (Vec<f64>, Vec<f64>) {
-        let mut covariances = self.kernel.between(&self.points, points);
+    fn predict(&self, sites: &Sites) -> (Vec<f64>, Vec<f64>) {
+        let mut covariances = self.kernel.between(&self.sites, sites);
         let mut means = vec![0.0; covariances.ncols()];
         for (column, mean) in means.iter_mut().enumerate() {
             let values = covariances.col_as_slice_mut(column);
@@ -143,7 +168,7 @@ impl BinomialGp {
             }
         }
         solve_lower_triangular_in_place(self.factor.as_ref(), covariances.as_mut(), Par::Seq);
-        (means, self.left_of_variance(&covariances))
+        (means, self.left_of_variance(sites, &covariances))
     }
 
     /// Joint draws of the latent function from two standard normal numbers per measured point and draw.
@@ -158,7 +183,7 @@ impl BinomialGp {
         let n = self.latent.len();
         let prior = self
             .kernel
-            .within(&self.points)
+            .within(&self.sites)
             .llt(Side::Lower)
             .map_err(|_| GpError::NotPositiveDefinite(n))?
             .L()
@@ -182,20 +207,20 @@ impl BinomialGp {
         Ok(LatentDraws { prior, weights })
     }
 
-    /// The draws at `points` (flat), a row per point, as far as the measured points tell; and per point the deviation of what
+    /// The draws at `sites`, a row per site, as far as the measured ones tell; and per site the deviation of what
     /// they leave open.
-    pub fn drawn(&self, draws: &LatentDraws, points: &[f64]) -> (Mat<f64>, Vec<f64>) {
-        let mut covariances = self.kernel.between(&self.points, points);
+    pub fn drawn(&self, draws: &LatentDraws, sites: &Sites) -> (Mat<f64>, Vec<f64>) {
+        let mut covariances = self.kernel.between(&self.sites, sites);
         let values = covariances.transpose() * &draws.weights;
         solve_lower_triangular_in_place(draws.prior.as_ref(), covariances.as_mut(), Par::Seq);
-        (values, self.left_of_variance(&covariances))
+        (values, self.left_of_variance(sites, &covariances))
     }
 
     /// Deviations that are left after what the columns' squares explain.
-    fn left_of_variance(&self, explained: &Mat<f64>) -> Vec<f64> {
-        let left = (0..explained.ncols()).map(|column| {
+    fn left_of_variance(&self, sites: &Sites, explained: &Mat<f64>) -> Vec<f64> {
+        let left = self.kernel.variances(sites).enumerate().map(|(column, variance)| {
             let explained: f64 = explained.col_as_slice(column).iter().map(|value| value * value).sum();
-            (self.kernel.variance() - explained).max(0.0).sqrt()
+            (variance - explained).max(0.0).sqrt()
         });
         left.collect()
     }
@@ -232,7 +257,7 @@ mod tests {
     #[test]
     fn the_mode_of_one_point_is_the_scalar_solution() {
         let kernel = BinomialKernel { kernel: Kernel { lengths: vec![1.0], nugget: 0.0 }, amplitude: 1.3 };
-        let gp = BinomialGp::new(kernel, &[0.0], &[(9, 10)]).expect("one point");
+        let gp = BinomialGp::new(kernel, Sites::plain(vec![0.0], 1), &[(9, 10)]).expect("one point");
         let variance = 1.3 * 1.3 + CONSTANT;
         let slope = |f: f64| slopes(f, 9, 10).0 - f / variance;
         let (mut low, mut high) = (-5.0, 5.0);
@@ -240,23 +265,42 @@ mod tests {
             let middle = 0.5 * (low + high);
             if slope(middle) > 0.0 { low = middle } else { high = middle }
         }
-        let (means, deviations) = gp.predict(&[0.0]);
+        let (means, deviations) = gp.predict(&Sites::plain(vec![0.0], 1));
         assert!((means[0] - low).abs() < 1e-6, "{} {low}", means[0]);
         let precision = 1.0 / variance + slopes(low, 9, 10).1;
         assert!((deviations[0] - precision.sqrt().recip()).abs() < 1e-6);
     }
 
+    /// What two sites with the same coordinates differ in is their covariate.
+    #[test]
+    fn a_covariate_that_tells_the_counts_is_followed() {
+        let kernel = BinomialKernel { kernel: Kernel { lengths: vec![1.0], nugget: 1e-6 }, amplitude: 0.1 };
+        let sites = |points: Vec<f64>, covariates: &[f64]| Sites {
+            covariates: Mat::from_fn(points.len(), 1, |row, _| covariates[row]),
+            points,
+        };
+        let measured = sites(vec![-0.6, -0.2, 0.2, 0.6], &[-1.5, 1.5, -0.5, 0.5]);
+        let gp = BinomialGp::new(kernel, measured, &[(3, 40), (37, 40), (12, 40), (28, 40)])
+            .expect("distinct points");
+        let (means, _) = gp.predict(&sites(vec![0.0, 0.0], &[-1.0, 1.0]));
+        assert!((cdf(means[0]) - 0.16).abs() < 0.06 && (cdf(means[1]) - 0.84).abs() < 0.06, "{means:?}");
+    }
+
     #[test]
     fn draws_have_the_posteriors_mean_and_deviation() {
         let kernel = BinomialKernel { kernel: Kernel { lengths: vec![0.7], nugget: 1e-6 }, amplitude: 1.5 };
-        let points = [-0.9, -0.2, 0.1, 0.8];
-        let gp = BinomialGp::new(kernel, &points, &[(1, 20), (9, 20), (13, 20), (19, 20)])
+        let sites = |points: Vec<f64>| {
+            let covariates = Mat::from_fn(points.len(), 1, |row, _| points[row].sin());
+            Sites { points, covariates }
+        };
+        let points = vec![-0.9, -0.2, 0.1, 0.8];
+        let gp = BinomialGp::new(kernel, sites(points.clone()), &[(1, 20), (9, 20), (13, 20), (19, 20)])
             .expect("distinct points");
         let mut generator = stream(1, "draws", 0);
         let mut numbers = || -> Vec<f64> { (0..points.len()).map(|_| normal(&mut generator)).collect() };
         let normals: Vec<(Vec<f64>, Vec<f64>)> = (0..4000).map(|_| (numbers(), numbers())).collect();
         let draws = gp.draws(&normals).expect("distinct points");
-        let asked = [-0.5, 0.1, 0.5, 1.4];
+        let asked = sites(vec![-0.5, 0.1, 0.5, 1.4]);
         let (means, deviations) = gp.predict(&asked);
         let (values, left) = gp.drawn(&draws, &asked);
         for (row, (mean, deviation)) in means.iter().zip(deviations).enumerate() {

@@ -141,6 +141,11 @@ impl Gp {
         }
     }
 
+    /// The means of [`Gp::predict`].
+    pub fn means(&self, points: &[f64]) -> Mat<f64> {
+        self.means_from(&self.kernel.between(points, &self.points))
+    }
+
     /// As [`Gp::predict`], but with many points the deviations are upper bounds, from some of the points.
     pub fn predict_roughly(&self, points: &[f64]) -> Prediction {
         let covariances = self.kernel.between(points, &self.points);

@@ -80,6 +80,7 @@ macro_rules! contract_suite {
             sharing::queries_of_one_content_under_two_ids_are_evaluated_once,
             searching::a_strategy_sees_what_came_of_its_points,
             searching::without_likelihoods_a_point_is_measured_when_its_responses_are_judged,
+            searching::by_verdicts_a_point_with_likelihoods_is_measured_when_both_are_there,
             searching::choices_are_written_with_their_plans_and_go_with_their_sweep,
             racing::a_raced_job_is_closed_with_what_else_was_planned_at_its_point,
             racing::a_lost_lease_closes_nothing,

@@ -116,6 +116,31 @@ pub(crate) async fn without_likelihoods_a_point_is_measured_when_its_responses_a
     Ok(())
 }
 
+pub(crate) async fn by_verdicts_a_point_with_likelihoods_is_measured_when_both_are_there(
+    store: &dyn Store,
+) -> Result<()> {
+    let mut definition = definition("both");
+    definition.evaluation.generation = Coverage::All;
+    definition.strategy = avsweep_domain::Strategy::Bayesian(avsweep_domain::BayesianSettings::default());
+    let id = create(store, &definition).await?;
+    plan(store, id, vec![job("0,0", Rung::Likelihood, SEARCH), job("0,0", Rung::Generation, SEARCH)]).await?;
+    work_off(store, &definition).await?;
+    let all = store.search_points(id, PointFilter::All).await?;
+    assert_eq!(all, vec![at("0,0", SearchState::Pending)], "scored and generated is not judged");
+    let unjudged = store.unjudged(id).await?;
+    plan(store, id, unjudged.into_iter().map(|job| NewJob { rung: Rung::Judgement, ..job }).collect())
+        .await?;
+    work_off(store, &definition).await?;
+    let all = store.search_points(id, PointFilter::All).await?;
+    let Some(SearchState::Measured { log_probs: found, judged: Some(_) }) =
+        all.first().map(|point| &point.state)
+    else {
+        anyhow::bail!("not measured: {all:?}");
+    };
+    assert_eq!(*found, log_probs(&definition, "0,0"));
+    Ok(())
+}
+
 pub(crate) async fn choices_are_written_with_their_plans_and_go_with_their_sweep<S: Store>(
     store: &S,
 ) -> Result<()> {

@@ -3,7 +3,7 @@
 use faer::prelude::Solve as _;
 use faer::{Mat, Side};
 
-use super::{BinomialGp, BinomialKernel, CONSTANT};
+use super::{BinomialGp, BinomialKernel, CONSTANT, FACTOR, Sites};
 use crate::gp::kernel::{Kernel, matern, matern_slope};
 use crate::gp::minimise::minimise;
 
@@ -16,6 +16,9 @@ const AMPLITUDES: (f64, f64) = (0.1, 50.0);
 /// What lengths and amplitudes are most likely beforehand, and where the search for them starts.
 const USUAL: f64 = 2.0;
 
+/// The same for the amplitude of what covariates leave open.
+const USUAL_BESIDE_COVARIATES: f64 = 0.3;
+
 /// Deviation of their logarithms.
 const SPREAD: f64 = 1.5;
 
@@ -25,8 +28,31 @@ const NUGGET: f64 = 1e-4;
 /// Rounds of linearising the counts.
 const ROUNDS: usize = 2;
 
+/// What a threshold's kernel is chosen by.
+#[derive(Clone, Debug)]
+pub struct Threshold {
+    /// A row per point, a column per covariate.
+    pub covariates: Mat<f64>,
+    /// Hits, of how many, per point.
+    pub counts: Vec<(u32, u32)>,
+}
+
+impl Threshold {
+    /// Of some points only.
+    pub fn kept(&self, rows: &[usize]) -> Self {
+        Self {
+            covariates: Mat::from_fn(rows.len(), self.covariates.ncols(), |row, column| {
+                self.covariates[(rows[row], column)]
+            }),
+            counts: rows.iter().map(|row| self.counts[*row]).collect(),
+        }
+    }
+}
+
 /// Counts as normal observations near the mode: `z = f + ∇/W` with the variance `1/W`.
 struct Linearised {
+    /// Covariances by the covariates.
+    by_covariates: Mat<f64>,
     /// `W^½`.
     roots: Vec<f64>,
     /// `W^½ z`.
@@ -38,23 +64,34 @@ struct Linearised {
 /// Maximises the marginal likelihood of the counts linearised around the mode (N. E. Breslow, D. G. Clayton, "Approximate
 /// inference in generalized linear mixed models", 1993), by BFGS in the logarithms of lengths and amplitudes. A count near
 /// none or all says little that way, as it should, and lengths are not bent by it.
-pub fn fit(points: &[f64], dimensions: usize, thresholds: &[Vec<(u32, u32)>]) -> Vec<BinomialKernel> {
-    let mut parameters = vec![USUAL.ln(); dimensions + thresholds.len()];
+pub fn fit(points: &[f64], dimensions: usize, thresholds: &[Threshold]) -> Vec<BinomialKernel> {
+    let mut usual = vec![USUAL.ln(); dimensions];
+    usual.extend(thresholds.iter().map(|threshold| match threshold.covariates.ncols() {
+        0 => USUAL.ln(),
+        _ => USUAL_BESIDE_COVARIATES.ln(),
+    }));
+    let mut parameters = usual.clone();
     let bounds: Vec<(f64, f64)> = (0..parameters.len())
         .map(|index| if index < dimensions { LENGTHS } else { AMPLITUDES })
         .map(|(low, high)| (low.ln(), high.ln()))
         .collect();
     for _ in 0..ROUNDS {
         let kernels = kernels(&parameters, dimensions);
-        let modes = kernels.into_iter().zip(thresholds).map(|(kernel, counts)| {
-            let gp = BinomialGp::new(kernel, points, counts).ok()?;
+        let modes = kernels.into_iter().zip(thresholds).map(|(kernel, Threshold { covariates, counts })| {
+            let sites = Sites { points: points.to_vec(), covariates: covariates.clone() };
+            let gp = BinomialGp::new(kernel, sites, counts).ok()?;
+            let by_covariates = faer::Scale(FACTOR) * (covariates * covariates.transpose());
             let scaled =
                 |index: usize| gp.roots[index] * gp.latent[index] + gp.gradient[index] / gp.roots[index];
-            Some(Linearised { scaled: (0..counts.len()).map(scaled).collect(), roots: gp.roots })
+            Some(Linearised {
+                by_covariates,
+                scaled: (0..counts.len()).map(scaled).collect(),
+                roots: gp.roots,
+            })
         });
         let Some(modes) = modes.collect::<Option<Vec<_>>>() else { break };
         parameters =
-            minimise(|parameters| objective(points, dimensions, &modes, parameters), &bounds, parameters);
+            minimise(|parameters| objective(points, &usual, &modes, parameters), &bounds, parameters);
     }
     kernels(&parameters, dimensions)
 }
@@ -68,13 +105,14 @@ fn kernels(parameters: &[f64], dimensions: usize) -> Vec<BinomialKernel> {
     parameters[dimensions..].iter().map(of_amplitude).collect()
 }
 
-/// The negative log posterior density of the parameters and its gradient.
+/// The negative log posterior density of the parameters and its gradient; `usual` are their likeliest values beforehand.
 fn objective(
     points: &[f64],
-    dimensions: usize,
+    usual: &[f64],
     thresholds: &[Linearised],
     parameters: &[f64],
 ) -> Option<(f64, Vec<f64>)> {
+    let dimensions = parameters.len() - thresholds.len();
     let n = points.len() / dimensions;
     let lengths: Vec<f64> = parameters[..dimensions].iter().map(|log| log.exp()).collect();
     let scaled: Vec<f64> = points
@@ -95,14 +133,17 @@ fn objective(
     let mut by_distance = vec![0.0; values.len()];
     for (threshold, linearised) in thresholds.iter().enumerate() {
         let variance = (2.0 * parameters[dimensions + threshold]).exp();
-        let roots = &linearised.roots;
+        let Linearised { by_covariates, roots, .. } = linearised;
         let mut steadied = Mat::zeros(n, n);
         for index in 0..n {
-            steadied[(index, index)] =
-                1.0 + roots[index] * roots[index] * (variance * (1.0 + NUGGET) + CONSTANT);
+            steadied[(index, index)] = 1.0
+                + roots[index]
+                    * roots[index]
+                    * (variance * (1.0 + NUGGET) + CONSTANT + by_covariates[(index, index)]);
         }
         for ((row, column), matern) in pairs().zip(&values) {
-            let covariance = roots[row] * roots[column] * (variance * matern + CONSTANT);
+            let covariance =
+                roots[row] * roots[column] * (variance * matern + CONSTANT + by_covariates[(row, column)]);
             steadied[(row, column)] = covariance;
             steadied[(column, row)] = covariance;
         }
@@ -135,8 +176,8 @@ fn objective(
             *slope += by_distance * (x - y) * (x - y);
         }
     }
-    for (slope, log) in gradient.iter_mut().zip(parameters) {
-        let far = (log - USUAL.ln()) / SPREAD;
+    for ((slope, log), usual) in gradient.iter_mut().zip(parameters).zip(usual) {
+        let far = (log - usual) / SPREAD;
         value += 0.5 * far * far;
         *slope += far / SPREAD;
     }
@@ -152,17 +193,21 @@ mod tests {
     fn the_gradient_is_the_derivative() {
         let points: Vec<f64> = (0..24).map(|i| (f64::from(i) * 1.7).sin()).collect();
         let linearised = |shift: f64| Linearised {
+            by_covariates: Mat::from_fn(12, 12, |row, column| {
+                shift * (row as f64).cos() * (column as f64).cos()
+            }),
             roots: (0..12).map(|i| 0.5 + (f64::from(i) * 0.9).cos().abs()).collect(),
             scaled: (0..12).map(|i| (f64::from(i) + shift).sin()).collect(),
         };
         let thresholds = [linearised(0.0), linearised(1.3)];
+        let usual = [0.5, 0.5, -1.0, 0.2];
         let at = [0.3, -0.2, 0.4, -0.5];
-        let (_, gradient) = objective(&points, 2, &thresholds, &at).expect("positive definite");
+        let (_, gradient) = objective(&points, &usual, &thresholds, &at).expect("positive definite");
         for (i, slope) in gradient.iter().enumerate() {
             let value = |change: f64| {
                 let mut moved = at;
                 moved[i] += change;
-                objective(&points, 2, &thresholds, &moved).expect("positive definite").0
+                objective(&points, &usual, &thresholds, &moved).expect("positive definite").0
             };
             let numeric = (value(1e-5) - value(-1e-5)) / 2e-5;
             assert!((numeric - slope).abs() < 1e-4 * (1.0 + slope.abs()), "{i}: {numeric} {slope}");
@@ -177,7 +222,7 @@ mod tests {
             .chunks_exact(2)
             .map(|x| ((40.0 * cdf(2.0 * (3.0 * x[0]).sin())).round() as u32, 40))
             .collect();
-        let fitted = fit(&points, 2, &[counts]);
+        let fitted = fit(&points, 2, &[Threshold { covariates: Mat::zeros(counts.len(), 0), counts }]);
         let lengths = &fitted[0].kernel.lengths;
         assert!(lengths[1] > 4.0 * lengths[0], "{lengths:?}");
     }
