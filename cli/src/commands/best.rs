@@ -136,6 +136,15 @@ pub(super) async fn run(place: &Place, arguments: &BestArguments, format: Format
     let reading = arguments.reading.map(Reading::from);
     let best =
         answers(&connection, progress.sweep, &definition, targets, arguments.aggregate, reading).await?;
+    if let v1::SweepState::Running | v1::SweepState::Paused = progress.state() {
+        let of = progress.points_planned.or(progress.points_budget);
+        output::note(format!(
+            "note: sweep '{}' is not done: these are the best of {} points{}, and may change",
+            progress.name,
+            best.points_measured,
+            of.map_or_else(String::new, |of| format!(" out of {of}"))
+        ));
+    }
     output::print(format, &best, write_table)
 }
 

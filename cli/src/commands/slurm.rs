@@ -109,12 +109,21 @@ fn environment(arguments: &SlurmArguments, submit: &SubmitArguments) -> Result<V
     if let Some(local) = coordinators.iter().find(|url| url.is_loopback()) {
         output::note(format!("note: {local} is each node itself: workers on other nodes will not find it"));
     }
-    let token_file = submit.worker_token_file.as_ref().or(connection.token_file.as_ref());
-    if token_file.is_none() && std::env::var_os(remote::TOKEN).is_some() {
+    let token_file = submit.worker_token_file.as_ref();
+    if token_file.is_none() && (connection.token_file.is_some() || std::env::var_os(remote::TOKEN).is_some())
+    {
+        return Err(UsageError::new(
+            "the workers want a token of their own, not the user's: give it by --worker-token-file FILE, on a file \
+             system that the nodes share (Slurm keeps the environment of jobs where others may read it)",
+        )
+        .into());
+    }
+    if let Some(file) = token_file
+        && !file.is_file()
+    {
         return Err(UsageError::new(format!(
-            "Slurm keeps the environment of jobs where others may read it: give the workers' token by \
-             --worker-token-file FILE on a file system that the nodes share, not by {}",
-            remote::TOKEN
+            "--worker-token-file {}: there is no such file; the workers' token is to be in it",
+            file.display()
         ))
         .into());
     }

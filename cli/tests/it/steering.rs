@@ -28,6 +28,9 @@ fn a_sweep_is_paused_resumed_cancelled_and_deleted() {
     let run = |arguments: &[&str]| json(&mut cluster.user(arguments));
     assert_eq!(run(&["sweep", "create", "sweep.yaml"])["created"], false, "it is found again");
     assert_eq!(run(&["sweep", "pause", SWEEP])["state"], "paused");
+    let asked = cluster.user(&["best", SWEEP, "--all-targets"]).output().expect("the command starts");
+    let told = String::from_utf8_lossy(&asked.stderr);
+    assert!(told.contains("is not done"), "{told}");
     assert_eq!(run(&["sweep", "resume", "sweep.yaml"])["state"], "running");
     assert_eq!(run(&["sweep", "priority", SWEEP, "-3"])["priority"], -3);
     let listed = run(&["sweep", "ls"]);
@@ -143,18 +146,16 @@ fn a_port_for_other_machines_wants_tls_and_tokens() {
 #[test]
 fn slurm_is_given_the_script_by_environment_and_never_a_token() {
     let folder = TempDir::new().expect("a temporary folder");
-    let submit = |token: bool| {
+    std::fs::write(folder.path().join("worker.token"), WORKER).expect("the folder is writable");
+    let submit = |token: &[&str]| {
         let mut command = avsweep(folder.path());
         command
             .args(["slurm", "submit", "--dry-run", "--array", "3", "--gpus", "2", "--partition", "gpu"])
             .args(["--coordinator", "https://coordinator.example:7700", "--ca", "ca.pem"]);
-        if token {
-            command.args(["--token-file", "worker.token"]);
-        }
-        command.env("AVSWEEP_TOKEN", WORKER);
+        command.args(token).env("AVSWEEP_TOKEN", "the user's").current_dir(folder.path());
         command
     };
-    let printed = succeed(&mut submit(true));
+    let printed = succeed(&mut submit(&["--worker-token-file", "worker.token"]));
     for part in [
         "export AVSWEEP_COORDINATOR=https://coordinator.example:7700",
         "worker.token",
@@ -167,8 +168,13 @@ fn slurm_is_given_the_script_by_environment_and_never_a_token() {
         assert!(printed.contains(part), "'{part}' is not in\n{printed}");
     }
     assert!(!printed.contains(WORKER));
-    let error = misuse(&mut submit(false));
-    assert!(error.contains("--worker-token-file") && !error.contains(WORKER), "{error}");
+    assert!(!printed.contains("the user's"));
+    for user in [&[][..], &["--token-file", "user.token"]] {
+        let error = misuse(&mut submit(user));
+        assert!(error.contains("--worker-token-file") && !error.contains("the user's\""), "{error}");
+    }
+    let error = misuse(&mut submit(&["--worker-token-file", "wroker.token"]));
+    assert!(error.contains("wroker.token"), "{error}");
     let missing = misuse(avsweep(&pocket()).args(["slurm", "submit", "--dry-run"]));
     assert!(missing.contains("--coordinator"), "{missing}");
 }

@@ -38,13 +38,16 @@ impl Coordinator {
         Ok(created)
     }
 
-    /// Changes a sweep's state.
+    /// Changes a sweep's state. One that is done stays so when it is to go on: there is nothing left to do.
     pub(crate) async fn set_sweep_state(
         &self,
         sweep: &str,
         to: SweepState,
     ) -> Result<SweepState, CoordinatorError> {
         let record = self.store.find_sweep(sweep).await?;
+        if (record.state, to) == (SweepState::Done, SweepState::Running) {
+            return Ok(record.state);
+        }
         self.store.set_sweep_state(record.id, to).await?;
         info!(sweep = record.definition.name, from = %record.state, %to, "sweep changes state");
         self.changed_by_user();
