@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::Connection;
+use crate::output;
 
 /// How long worker and judge may take to finish what they hold after Ctrl-C, before it is given back.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -116,7 +117,7 @@ async fn tell_of_failure(
     let failure = match tokio::spawn(part).await {
         Ok(Ok(())) if stop.is_cancelled() => return,
         Ok(Ok(())) => "it ended unasked".to_owned(),
-        Ok(Err(error)) => format!("{error:#}"),
+        Ok(Err(error)) => output::in_one_line(&error),
         Err(panic) => panic.to_string(),
     };
     tell.send_replace(Some(format!("the {name} ended: {failure}")));

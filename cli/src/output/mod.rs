@@ -34,18 +34,27 @@ pub(crate) fn print<T: Serialize>(
     out.flush().context("stdout")
 }
 
-/// Prints an error with its causes, one a line, on stderr; a cause that was told already is left out.
+/// Prints an error with its causes, one a line, on stderr.
 pub(crate) fn print_error(error: &anyhow::Error) {
     let label = if io::stderr().is_terminal() { "\x1b[1;31merror\x1b[0m" } else { "error" };
-    let mut said = error.to_string();
-    eprintln!("{label}: {said}");
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        // Libraries like to repeat their cause's text in their own.
-        if !said.contains(&cause) {
-            eprintln!("  because: {cause}");
-            said.push_str(&cause);
+    eprintln!("{label}: {}", causes(error).join("\n  because: "));
+}
+
+/// An error with its causes in one line, as logs want it.
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
+    causes(error).join(": ")
+}
+
+/// What an error and its causes say; a cause that was told already is left out: libraries like to repeat their cause's
+/// text in their own.
+fn causes(error: &anyhow::Error) -> Vec<String> {
+    let mut told: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !told.iter().any(|text| text.contains(&cause)) {
+            told.push(cause);
         }
     }
+    told
 }
 
 /// A text as one word of a shell's command line.
@@ -62,4 +71,17 @@ pub(crate) fn shell(text: impl std::fmt::Display) -> String {
 /// Prints a note for people on stderr.
 pub(crate) fn note(text: impl std::fmt::Display) {
     progress::print_line(&text.to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::in_one_line;
+
+    #[test]
+    fn a_cause_that_was_told_is_left_out() {
+        let error = anyhow!("refused").context("cannot connect: refused").context("the store is away");
+        assert_eq!(in_one_line(&error), "the store is away: cannot connect: refused");
+    }
 }

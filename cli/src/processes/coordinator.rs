@@ -21,6 +21,7 @@ use crate::arguments::{CoordinatorArguments, StoreLocation};
 use crate::commands::Outcome;
 use crate::embedded::make_room;
 use crate::interruption::{self, Interruption, Signal};
+use crate::output;
 
 /// How long background tasks may take to end after the services.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -31,7 +32,7 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) async fn coordinator(store: &StoreLocation, arguments: &CoordinatorArguments) -> Result<Outcome> {
     if arguments.migrate_only {
         drop(open_store(store, true).await?);
-        crate::output::note(format!("{store}: the schema is up to date"));
+        output::note(format!("{store}: the schema is up to date"));
         return Ok(Outcome::Done);
     }
     // What can be refused without touching anything is refused first.
@@ -108,7 +109,7 @@ async fn open(
             Err(error) if is_away(&error) && Instant::now() < deadline => error,
             Err(error) => return Err(error),
         };
-        warn!(error = format!("{error:#}"), "the store is away; trying again");
+        warn!(error = output::in_one_line(&error), "the store is away; trying again");
         tokio::select! {
             () = tokio::time::sleep(STORE_PAUSE) => {}
             () = stop.cancelled() => return Ok(None),

@@ -6,6 +6,7 @@ use avsweep_search::record::RecordedGrid;
 use serde_json::{Map, Value};
 
 use crate::arguments::{ReplayArguments, StrategyArgument};
+use crate::output::in_one_line;
 use crate::sweep_file::read_strategy;
 use crate::usage::UsageError;
 
@@ -22,7 +23,7 @@ pub(super) fn strategy(arguments: &ReplayArguments, grid: &RecordedGrid) -> Resu
         let kind = flags.strategy.context("no strategy is named")?;
         let settings = Map::from_iter([("kind".to_owned(), kind_name(kind).into())]);
         return checked(settings, &format!("--strategy {}", kind_name(kind)), arguments, grid)
-            .map_err(|error| UsageError::new(format!("{error:#}")).into());
+            .map_err(|error| UsageError::new(in_one_line(&error)).into());
     };
     let origin = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| format!("{origin}: cannot be read"))?;
