@@ -15,6 +15,7 @@ mod report;
 mod run;
 mod sample;
 mod slurm;
+mod standstill;
 mod steer;
 mod sweeps;
 mod vector;

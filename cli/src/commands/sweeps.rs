@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::agreement::{self, AgreementOutput};
 use super::convergence::{self, ConvergenceOutput};
 use super::jobs::JobOutput;
+use super::standstill;
 use crate::arguments::Format;
 use crate::connection::{Connection, Place, explain};
 use crate::embedded::Access;
@@ -64,6 +65,8 @@ struct ShowOutput {
     convergence: Option<ConvergenceOutput>,
     /// How the rungs agree; absent where nothing is judged.
     agreement: Option<AgreementOutput>,
+    /// Why nobody works on it although jobs wait; empty while somebody does.
+    standstill: Vec<String>,
     failed_jobs: Vec<JobOutput>,
 }
 
@@ -119,13 +122,15 @@ pub(super) async fn show(place: &Place, sweep: &str, format: Format) -> Result<(
     };
     let failed = connection.sweeps().list_jobs(request).await.map_err(explain)?.into_inner().jobs;
     let failed_jobs = failed.into_iter().map(JobOutput::read).collect::<Result<_>>()?;
+    let standstill = standstill::reasons(&connection, place, &progress).await?;
     let convergence = if progress.points_done <= MOST_CONVERGING {
         Some(convergence::ask(&connection, progress.sweep, CONVERGENCE_STEPS).await?)
     } else {
         None
     };
     let agreement = agreement::ask(&connection, progress.sweep).await?;
-    let shown = ShowOutput { progress: summarise(progress), definition, convergence, agreement, failed_jobs };
+    let progress = summarise(progress);
+    let shown = ShowOutput { progress, definition, convergence, agreement, standstill, failed_jobs };
     output::print(format, &shown, |shown, out| {
         facts(shown).write(out)?;
         writeln!(out)?;
@@ -142,6 +147,9 @@ pub(super) async fn show(place: &Place, sweep: &str, format: Format) -> Result<(
             ]);
         }
         jobs.write(out)?;
+        for reason in &shown.standstill {
+            writeln!(out, "jobs wait: {reason}")?;
+        }
         match &shown.convergence {
             Some(convergence) if convergence.steps.is_empty() => {}
             Some(convergence) => {

@@ -8,6 +8,7 @@ use avsweep_proto::v1;
 use tokio_util::sync::CancellationToken;
 
 use super::Outcome;
+use super::standstill::Standstill;
 use super::sweeps::summarise;
 use crate::arguments::Format;
 use crate::connection::{Connection, Place, explain, is_away};
@@ -34,7 +35,8 @@ pub(super) async fn follow(
     format: Format,
 ) -> Result<Outcome> {
     let interrupted = interruption::listen().token();
-    let mut show = Show { bars: (format == Format::Table).then(SweepProgressBars::with_crew) };
+    let bars = (format == Format::Table).then(SweepProgressBars::with_crew);
+    let mut show = Show { bars, place, standstill: Standstill::default() };
     let last = last_progress(connection, sweep, &mut show, &interrupted).await;
     show.finish();
     let Some(last) = last? else {
@@ -70,11 +72,13 @@ pub(super) async fn follow(
 }
 
 /// Where progress is shown: bars or lines for people, JSON lines for programs.
-struct Show {
+struct Show<'a> {
     bars: Option<SweepProgressBars>,
+    place: &'a Place,
+    standstill: Standstill,
 }
 
-impl Show {
+impl Show<'_> {
     fn update(&mut self, progress: &v1::SweepProgress) -> Result<()> {
         match &mut self.bars {
             Some(bars) => bars.update(progress),
@@ -100,7 +104,7 @@ impl Show {
 async fn last_progress(
     connection: &Connection,
     sweep: i64,
-    show: &mut Show,
+    show: &mut Show<'_>,
     interrupted: &CancellationToken,
 ) -> Result<Option<v1::SweepProgress>> {
     let mut wait = FIRST_WAIT;
@@ -130,7 +134,12 @@ enum Ended {
     Away(String),
 }
 
-async fn stream(connection: &Connection, sweep: i64, show: &mut Show, wait: &mut Duration) -> Result<Ended> {
+async fn stream(
+    connection: &Connection,
+    sweep: i64,
+    show: &mut Show<'_>,
+    wait: &mut Duration,
+) -> Result<Ended> {
     let request = v1::WatchSweepRequest { sweep: sweep.to_string() };
     let mut stream = match connection.sweeps().watch_sweep(request).await {
         Ok(stream) => stream.into_inner(),
@@ -145,6 +154,12 @@ async fn stream(connection: &Connection, sweep: i64, show: &mut Show, wait: &mut
                 *wait = FIRST_WAIT;
                 if matches!(progress.state(), v1::SweepState::Done | v1::SweepState::Cancelled) {
                     return Ok(Ended::Over(Box::new(progress)));
+                }
+                // Where the coordinator is away the stream says so.
+                for reason in
+                    show.standstill.news(connection, show.place, &progress).await.unwrap_or_default()
+                {
+                    output::note(format!("jobs wait: {reason}"));
                 }
             }
             Ok(None) => return Ok(Ended::Away("it ended the stream".to_owned())),

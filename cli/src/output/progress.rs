@@ -145,7 +145,7 @@ impl SweepProgressBars {
             text
         });
 
-        let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
+        let due = planned + total > 0 && self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
         if due && !io::stderr().is_terminal() {
             self.last_line = Some(Instant::now());
             let crew = crew.map_or_else(String::new, |crew| format!("; {crew}"));

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::processes::{Cluster, Process, start_coordinator, until};
-use crate::support::{SweepText, avsweep, json, stderr, succeed};
+use crate::support::{SweepText, avsweep, json, pocket, stderr, succeed};
 
 const SWEEP: &str = "clustered";
 
@@ -180,6 +180,31 @@ fn a_worker_told_to_stop_without_a_coordinator_ends_with_code_four() {
     ]));
     assert_eq!(worker.end().code(), Some(4), "{}", worker.said());
     assert!(worker.said().contains("127.0.0.1:9"), "{}", worker.said());
+}
+
+#[test]
+fn a_sweep_that_nobody_can_do_says_why() {
+    let mut cluster = Cluster::new();
+    let vector = cluster.folder().join("medical.safetensors");
+    std::fs::copy(pocket().join("medical.safetensors"), &vector).expect("the folder is writable");
+    let there = pocket().join("medical.safetensors").display().to_string();
+    sweep().with(&there, &vector.display().to_string()).write(cluster.folder());
+    succeed(&mut cluster.user(&["sweep", "create", "sweep.yaml"]));
+    std::fs::remove_file(&vector).expect("it was copied");
+    let told = |wanted: &str| {
+        until(wanted, || {
+            let shown = json(&mut cluster.user(&["sweep", "show", SWEEP]));
+            shown["standstill"].to_string().contains(wanted).then_some(())
+        });
+    };
+    told("no worker is there; 'avsweep worker' starts one");
+    let mut worker = cluster.worker("one", &[]);
+    told("medical.safetensors");
+    let mut watch = Process::start(&mut cluster.user(&["sweep", "watch", SWEEP]));
+    until("the watcher is told", || watch.said().contains("jobs wait: one: sweep 1: ").then_some(()));
+    assert_eq!(worker.terminate(), Some(0), "{}", worker.said());
+    watch.kill();
+    assert_eq!(cluster.coordinator.terminate(), Some(0), "{}", cluster.coordinator.said());
 }
 
 #[test]

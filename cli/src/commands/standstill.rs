@@ -1,0 +1,89 @@
+//! Why nobody works on a sweep that has jobs to do.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use avsweep_proto::v1;
+
+use crate::connection::{Connection, Place, explain};
+
+/// How long nobody may hold a job before a watcher is told why: between two jobs that is usual.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What one who watches a sweep was told of its standing still.
+#[derive(Debug, Default)]
+pub(super) struct Standstill {
+    since: Option<Instant>,
+    told: Vec<String>,
+}
+
+impl Standstill {
+    /// What is new to say after this progress.
+    pub(super) async fn news(
+        &mut self,
+        connection: &Connection,
+        place: &Place,
+        progress: &v1::SweepProgress,
+    ) -> Result<Vec<String>> {
+        if !is_standing(progress) {
+            self.since = None;
+            return Ok(Vec::new());
+        }
+        if self.since.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
+            return Ok(Vec::new());
+        }
+        let reasons = reasons(connection, place, progress).await?;
+        let news = reasons.iter().filter(|reason| !self.told.contains(reason)).cloned().collect();
+        self.told = reasons;
+        Ok(news)
+    }
+}
+
+/// Jobs wait and nobody holds one.
+fn is_standing(progress: &v1::SweepProgress) -> bool {
+    progress.state() == v1::SweepState::Running
+        && progress.workers == 0
+        && progress.rungs.iter().any(|rung| rung.ready > 0)
+}
+
+/// What keeps workers and judges from the jobs that wait, a line each; nothing while somebody works on the sweep.
+pub(super) async fn reasons(
+    connection: &Connection,
+    place: &Place,
+    progress: &v1::SweepProgress,
+) -> Result<Vec<String>> {
+    if !is_standing(progress) {
+        return Ok(Vec::new());
+    }
+    let wanted = |kind| match kind {
+        v1::WorkerKind::Judge => waits(progress, |rung| rung == v1::Rung::Judgement),
+        _ => waits(progress, |rung| rung != v1::Rung::Judgement),
+    };
+    let response = connection.sweeps().list_workers(v1::ListWorkersRequest {}).await.map_err(explain)?;
+    let present: Vec<_> = response
+        .into_inner()
+        .workers
+        .into_iter()
+        .filter(|worker| !worker.gone)
+        .filter_map(|worker| worker.status)
+        .filter(|status| status.state() != v1::WorkerState::Stopped)
+        .collect();
+    let mut reasons = Vec::new();
+    if present.is_empty() && matches!(place, Place::Store { location, .. } if location.file().is_some()) {
+        return Ok(vec![format!("nobody works on it; 'avsweep run FILE{}' goes on", place.flag())]);
+    }
+    for (kind, name) in [(v1::WorkerKind::Worker, "worker"), (v1::WorkerKind::Judge, "judge")] {
+        if wanted(kind) && !present.iter().any(|status| status.kind() == kind) {
+            reasons.push(format!("no {name} is there; 'avsweep {name}' starts one"));
+        }
+    }
+    let problems = present.iter().filter(|status| wanted(status.kind()));
+    reasons.extend(
+        problems.filter_map(|status| Some(format!("{}: {}", status.worker, status.problem.as_ref()?))),
+    );
+    Ok(reasons)
+}
+
+fn waits(progress: &v1::SweepProgress, of: impl Fn(v1::Rung) -> bool) -> bool {
+    progress.rungs.iter().any(|rung| rung.ready > 0 && of(rung.rung()))
+}
