@@ -93,6 +93,13 @@ pub struct DecodeSettings {
     pub stop: Vec<String>,
 }
 
+impl DecodeSettings {
+    /// The most probable token at every step, up to this many.
+    pub fn greedy(max_new_tokens: u32) -> Self {
+        Self { max_new_tokens, temperature: 0.0, top_p: 1.0, seed: 0, stop: Vec::new() }
+    }
+}
+
 /// Stop strings of a sweep at most.
 const MOST_STOPS: usize = 16;
 /// Bytes of a stop string at most.
