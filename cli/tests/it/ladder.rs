@@ -48,6 +48,7 @@ fn a_ladder_judges_as_many_points_as_it_says_and_stop_strings_end_responses() {
 fn a_ladder_or_a_stop_string_that_does_not_fit_is_refused_with_file_and_key() {
     for (evaluation, wanted) in [
         (", generation: all, ladder: {}", "evaluation.ladder needs 'generation: finalists'"),
+        (", ladder: {}, racing: {}", "evaluation.ladder and evaluation.racing are both given"),
         (", ladder: {confidence: 2}", "evaluation.ladder.confidence"),
         (", ladder: {highest: 5}", "evaluation.ladder.highest: unknown key"),
         (", stop: [\"\"]", "evaluation.stop"),
