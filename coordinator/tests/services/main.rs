@@ -9,6 +9,7 @@ mod observing;
 mod ports;
 mod racing;
 mod refusals;
+mod searched;
 mod several;
 mod support;
 mod sweeps;
