@@ -7,13 +7,14 @@ use avsweep_domain::{
     WorkerId,
 };
 use avsweep_proto::v1;
+use avsweep_search::finalists;
 use avsweep_search::strategy::{Decision, History, Measured, Problem, next_points};
 use avsweep_store::{
     Choice, PointFilter, SearchState, SqliteStore, SqliteStoreOptions, Store as _, WorkerKind, WorkerState,
     WorkerStatus,
 };
 
-use crate::searched::{Search, one_job_a_point, searched, smooth};
+use crate::searched::{Search, judged_otherwise, one_job_a_point, searched, smooth};
 use crate::support::{ALL_RUNGS, lease_request};
 
 fn bayesian(budget: u32) -> Strategy {
@@ -212,6 +213,28 @@ async fn where_every_point_is_judged_a_model_waits_for_the_verdicts() -> anyhow:
         &point.state,
         SearchState::Measured { log_probs, judged: Some(_) } if !log_probs.is_empty()
     )));
+    Ok(())
+}
+
+#[tokio::test]
+async fn finalists_are_chosen_by_every_verdict_however_late_the_judge_is() -> anyhow::Result<()> {
+    let mut definition = searched(bayesian(40));
+    definition.evaluation.generation = Coverage::All;
+    let search = Search::in_memory(&definition).await?;
+    while !search.is_done().await? {
+        search.cluster.coordinator.plan_once().await?;
+        let mut jobs = search.cluster.lease(&[v1::Rung::Likelihood, v1::Rung::Generation], 1).await?;
+        if jobs.is_empty() {
+            jobs = search.cluster.lease(&[v1::Rung::Judgement], 1).await?;
+        }
+        for job in jobs {
+            search.cluster.jobs().report(judged_otherwise(&definition, &job)?).await?;
+        }
+    }
+    let history = search.store.tallies(search.sweep, PointFilter::All).await?;
+    let chosen = finalists(&definition, &history, 1).confirmed;
+    let confirmed = history.iter().filter(|tallies| tallies.confirm.likelihood.is_some());
+    assert_eq!(confirmed.map(|tallies| tallies.point.clone()).collect::<Vec<_>>(), chosen);
     Ok(())
 }
 

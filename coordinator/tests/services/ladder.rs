@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, ensure};
-use avsweep_domain::{FinishReason, Ladder, Point, Response, SequenceSettings, Strategy, SweepDefinition};
+use avsweep_domain::{Ladder, Point, SequenceSettings, Strategy, SweepDefinition};
 use avsweep_proto::v1;
-use avsweep_proto::v1::report_request::Results;
 use avsweep_store::{PointFilter, Store as _};
 
-use crate::searched::{Search, searched, smooth};
+use crate::searched::{Search, judged_level, judged_otherwise, searched};
 use crate::support::ALL_RUNGS;
 
 fn definition(strategy: Strategy, most: u32) -> SweepDefinition {
@@ -16,13 +15,6 @@ fn definition(strategy: Strategy, most: u32) -> SweepDefinition {
     definition.evaluation.ladder = Some(Ladder { confidence: 0.9, most });
     definition.check().expect("a valid definition");
     definition
-}
-
-/// The level that the judge finds: a domain's own knob moves it less than the likelihoods, from another start.
-fn judged_level(point: &Point, domain: usize, ordinal: u32) -> u8 {
-    let knobs: Vec<f64> = point.values().iter().map(|ticks| ticks.to_f64()).collect();
-    let at = 1.25 + 1.4 * knobs[domain] - 0.2 * knobs[1 - domain] + 0.15 * (f64::from(ordinal % 5) - 2.0);
-    at.round().clamp(0.0, 2.0) as u8
 }
 
 /// What a target's weakest domain gets at a point on the search queries, by the judge.
@@ -36,30 +28,13 @@ fn judged_value(definition: &SweepDefinition, point: &Point, wanted: &[u8]) -> u
     hits.min().unwrap_or(0)
 }
 
-fn report(definition: &SweepDefinition, job: &v1::LeasedJob) -> anyhow::Result<v1::ReportRequest> {
-    let mut report = smooth(definition, job)?;
-    if job.rung() == v1::Rung::Generation {
-        let point = Point::try_from(job.point.clone().context("a point")?)?;
-        let results = job.ordinals.iter().map(|ordinal| {
-            let entry = definition.queries().nth(*ordinal as usize).context("an ordinal of the sweep")?;
-            let level = judged_level(&point, entry.domain, *ordinal);
-            let text = format!("{point} {ordinal}: level {level}");
-            let response = Response { text, tokens: 5, finish: FinishReason::Stop };
-            Ok(v1::ResponseResult::from(&(*ordinal, response)))
-        });
-        let results = results.collect::<anyhow::Result<_>>()?;
-        report.results = Some(Results::Responses(v1::ResponseResults { results }));
-    }
-    Ok(report)
-}
-
 impl Search {
     /// Plans, then does some jobs; `false` at the sweep's end.
     async fn climb_on(&self, jobs: u32) -> anyhow::Result<bool> {
         self.cluster.coordinator.plan_once().await?;
         let jobs = self.cluster.lease(&ALL_RUNGS, jobs).await?;
         for job in &jobs {
-            self.cluster.jobs().report(report(&self.definition, job)?).await?;
+            self.cluster.jobs().report(judged_otherwise(&self.definition, job)?).await?;
         }
         let done = self.is_done().await?;
         ensure!(done || !jobs.is_empty(), "{:?}", self.progress().await?);

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use avsweep_coordinator::{ManualClock, Settings};
 use avsweep_domain::{
-    Point, QueryScore, Range, ReferenceScore, Space, Strategy, SweepDefinition, SweepId, Ticks,
+    FinishReason, Point, QueryScore, Range, ReferenceScore, Response, Space, Strategy, SweepDefinition,
+    SweepId, Ticks,
 };
 use avsweep_proto::v1;
 use avsweep_store::{SqliteStore, SqliteStoreOptions, Store};
@@ -49,6 +50,34 @@ pub(crate) fn smooth(definition: &SweepDefinition, job: &v1::LeasedJob) -> anyho
             };
             *result = v1::ScoreResult::from(&(result.ordinal, QueryScore((0..3).map(score).collect())));
         }
+    }
+    Ok(report)
+}
+
+/// The level that the judge finds: a domain's own knob moves it less than the likelihoods, from another start.
+pub(crate) fn judged_level(point: &Point, domain: usize, ordinal: u32) -> u8 {
+    let knobs: Vec<f64> = point.values().iter().map(|ticks| ticks.to_f64()).collect();
+    let at = 1.25 + 1.4 * knobs[domain] - 0.2 * knobs[1 - domain] + 0.15 * (f64::from(ordinal % 5) - 2.0);
+    at.round().clamp(0.0, 2.0) as u8
+}
+
+/// [`smooth`] results, and texts at the levels that the judge finds.
+pub(crate) fn judged_otherwise(
+    definition: &SweepDefinition,
+    job: &v1::LeasedJob,
+) -> anyhow::Result<v1::ReportRequest> {
+    let mut report = smooth(definition, job)?;
+    if job.rung() == v1::Rung::Generation {
+        let point = Point::try_from(job.point.clone().context("a point")?)?;
+        let results = job.ordinals.iter().map(|ordinal| {
+            let entry = definition.queries().nth(*ordinal as usize).context("an ordinal of the sweep")?;
+            let level = judged_level(&point, entry.domain, *ordinal);
+            let text = format!("{point} {ordinal}: level {level}");
+            let response = Response { text, tokens: 5, finish: FinishReason::Stop };
+            Ok(v1::ResponseResult::from(&(*ordinal, response)))
+        });
+        let results = results.collect::<anyhow::Result<_>>()?;
+        report.results = Some(v1::report_request::Results::Responses(v1::ResponseResults { results }));
     }
     Ok(report)
 }
