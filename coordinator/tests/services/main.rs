@@ -1,5 +1,6 @@
 //! The services over gRPC in process, with a store in memory.
 
+mod assuring;
 mod bad_requests;
 mod choosing;
 mod export;
