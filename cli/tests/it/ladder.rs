@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{SweepText, avsweep, fail, json, succeed};
+use crate::support::{SweepText, avsweep, fail, json, stderr, succeed};
 
 const SWEEP: &str = "ladder";
 
@@ -27,6 +27,19 @@ fn a_ladder_judges_as_many_points_as_it_says_and_stop_strings_end_responses() {
     assert!((number("first")..=number("first") + 20).contains(&number("wanted")), "{ladder}");
     let domains = shown["agreement"]["domains"].as_array().expect("domains");
     assert!(domains.iter().all(|domain| domain["points"] == 24), "{domains:?}");
+
+    for (reading, noted) in
+        [(&[][..], true), (&["--reading", "judgement"], true), (&["--reading", "mean"], false)]
+    {
+        let mut best = avsweep(folder.path());
+        let output = best.args(["best", SWEEP, "--all-targets"]).args(reading).output().expect("it starts");
+        let said = stderr(&output);
+        assert!(
+            output.status.success() && said.contains("no P(best) by the judge") == noted,
+            "{reading:?}: {said}"
+        );
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("P(best)"));
+    }
 
     let facts = succeed(avsweep(folder.path()).args(["sweep", "show", SWEEP]));
     let points = format!("{0} of {0} points judged", number("judged"));
