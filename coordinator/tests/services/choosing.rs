@@ -1,14 +1,14 @@
 //! Strategies that decide from results, in sweeps.
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use avsweep_coordinator::{Clock as _, Settings};
 use avsweep_domain::{
     BayesianSettings, Coverage, FailureLimits, HierarchicalSettings, Point, SequenceSettings, Strategy,
     WorkerId,
 };
 use avsweep_proto::v1;
-use avsweep_search::finalists;
 use avsweep_search::strategy::{Decision, History, Measured, Problem, next_points};
+use avsweep_search::{SearchRung, finalists};
 use avsweep_store::{
     Choice, PointFilter, SearchState, SqliteStore, SqliteStoreOptions, Store as _, WorkerKind, WorkerState,
     WorkerStatus,
@@ -44,6 +44,40 @@ impl Search {
 
     async fn choices(&self) -> anyhow::Result<Vec<Choice>> {
         Ok(self.store.choices(self.sweep).await?)
+    }
+
+    /// Takes these choices, all of a sweep's, again from their records and what was measured by the end.
+    async fn take_again(&self, choices: Vec<Choice>) -> anyhow::Result<()> {
+        let problem = Problem::of(&self.definition);
+        let by_verdicts = problem.rung() == SearchRung::Judgement;
+        let points = self.store.search_points(self.sweep, PointFilter::All).await?;
+        let measurement = |wanted: &Point| {
+            let found = points.iter().find(|found| found.point == *wanted).context("a proposed point")?;
+            let SearchState::Measured { log_probs, judged } = &found.state else {
+                bail!("{wanted} is not measured");
+            };
+            let judged = judged.as_deref().filter(|_| by_verdicts);
+            anyhow::Ok(Measured { point: &found.point, log_probs, judged })
+        };
+        let mut before: Vec<Point> = Vec::new();
+        for choice in choices {
+            assert_eq!(choice.proposed, before.len() as u64);
+            let measured = before
+                .iter()
+                .filter(|point| !choice.pending.contains(point) && !choice.given_up.contains(point))
+                .map(measurement)
+                .collect::<anyhow::Result<Vec<_>>>()?;
+            let history = History {
+                proposed: choice.proposed,
+                measured: &measured,
+                pending: &choice.pending,
+                given_up: &choice.given_up,
+            };
+            let again = next_points(&problem, &history, choice.asked as usize);
+            assert_eq!(again, Decision::Propose(choice.points.clone()));
+            before.extend(choice.points);
+        }
+        Ok(())
     }
 
     /// Makes it known that there are so many workers.
@@ -123,34 +157,7 @@ async fn every_choice_with_several_in_flight_is_taken_again_from_its_record() ->
             choices.iter().any(|choice| choice.pending.len() >= 2),
             "several were in flight: {choices:?}"
         );
-        let points = search.store.search_points(search.sweep, PointFilter::All).await?;
-        let log_probs = |wanted: &Point| {
-            points.iter().find(|found| found.point == *wanted).and_then(|found| match &found.state {
-                SearchState::Measured { log_probs, .. } => Some(log_probs.as_slice()),
-                SearchState::Pending | SearchState::GivenUp | SearchState::Raced => None,
-            })
-        };
-        let problem = Problem::of(&definition);
-        let mut before: Vec<Point> = Vec::new();
-        for choice in choices {
-            assert_eq!(choice.proposed, before.len() as u64);
-            let measured = before
-                .iter()
-                .filter(|point| !choice.pending.contains(point) && !choice.given_up.contains(point))
-                .map(|point| {
-                    Ok(Measured { point, log_probs: log_probs(point).context("measured")?, judged: None })
-                })
-                .collect::<anyhow::Result<Vec<_>>>()?;
-            let history = History {
-                proposed: choice.proposed,
-                measured: &measured,
-                pending: &choice.pending,
-                given_up: &choice.given_up,
-            };
-            let again = next_points(&problem, &history, choice.asked as usize);
-            assert_eq!(again, Decision::Propose(choice.points.clone()));
-            before.extend(choice.points);
-        }
+        search.take_again(choices).await?;
     }
     Ok(())
 }
@@ -202,18 +209,17 @@ async fn without_likelihoods_points_are_chosen_by_verdicts() -> anyhow::Result<(
 }
 
 #[tokio::test]
-async fn where_every_point_is_judged_a_model_waits_for_the_verdicts() -> anyhow::Result<()> {
+async fn where_every_point_is_judged_a_point_is_pending_until_its_verdicts_are_there() -> anyhow::Result<()> {
     let mut definition = searched(bayesian(20));
     definition.evaluation.generation = Coverage::All;
     let search = Search::in_memory(&definition).await?;
     while search.step().await? {}
-    let points = search.store.search_points(search.sweep, PointFilter::All).await?;
-    ensure!(points.len() > 12, "{} points", points.len());
-    ensure!(points.iter().all(|point| matches!(
-        &point.state,
-        SearchState::Measured { log_probs, judged: Some(_) } if !log_probs.is_empty()
-    )));
-    Ok(())
+    let choices = search.choices().await?;
+    ensure!(choices.len() > 12, "{} choices", choices.len());
+    // The next point is chosen while the judge is at the last one.
+    let pending: Vec<usize> = choices.iter().map(|choice| choice.pending.len()).collect();
+    assert_eq!(pending, Vec::from_iter((0..choices.len()).map(|before| before.min(1))));
+    search.take_again(choices).await
 }
 
 #[tokio::test]
@@ -221,7 +227,10 @@ async fn finalists_are_chosen_by_every_verdict_however_late_the_judge_is() -> an
     let mut definition = searched(bayesian(40));
     definition.evaluation.generation = Coverage::All;
     let search = Search::in_memory(&definition).await?;
+    let mut turns = 0;
     while !search.is_done().await? {
+        turns += 1;
+        ensure!(turns < 1000, "the sweep does not end");
         search.cluster.coordinator.plan_once().await?;
         let mut jobs = search.cluster.lease(&[v1::Rung::Likelihood, v1::Rung::Generation], 1).await?;
         if jobs.is_empty() {
