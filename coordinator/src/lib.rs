@@ -30,6 +30,7 @@ mod settings;
 mod signals;
 mod token;
 
+pub use application::answering::MOST_MODELLED;
 pub use application::progress::Progress;
 pub use application::sampling::{Sample, SampleRequest, SampledResponse};
 pub use clock::{Clock, DatabaseClock, ManualClock, SystemClock};

@@ -27,7 +27,7 @@ use crate::{Coordinator, CoordinatorError, error_text};
 use cursor::Cursor;
 use jobs::{JobsAt, finalist_jobs, jobs_at, ladder_jobs};
 use seen::{Closed, Rest, is_adaptive};
-use step::{Snapshot, Step, StrategyState, plan_step};
+use step::{Snapshot, Step, StrategyState, plan_step, verdicts_decide};
 use turn::Turn;
 
 pub(crate) use cursor::Cursors;
@@ -39,9 +39,9 @@ struct Pass {
     judgements_settled: bool,
 }
 
-/// The closed jobs that the choice of finalists depends on: those of likelihoods, with a ladder all.
+/// The closed jobs that the choice of finalists depends on: those of likelihoods, or all.
 fn deciding(definition: &SweepDefinition, totals: &SweepTotals) -> Closed {
-    if definition.evaluation.ladder.is_some() {
+    if verdicts_decide(definition) {
         return Closed::of(totals);
     }
     Closed::of(&SweepTotals { likelihood: totals.likelihood, ..SweepTotals::default() })

@@ -93,6 +93,13 @@ pub struct DecodeSettings {
     pub stop: Vec<String>,
 }
 
+impl DecodeSettings {
+    /// The most probable token at every step, up to this many.
+    pub fn greedy(max_new_tokens: u32) -> Self {
+        Self { max_new_tokens, temperature: 0.0, top_p: 1.0, seed: 0, stop: Vec::new() }
+    }
+}
+
 /// Stop strings of a sweep at most.
 const MOST_STOPS: usize = 16;
 /// Bytes of a stop string at most.
@@ -246,6 +253,12 @@ pub enum DefinitionError {
     /// A ladder has to begin somewhere.
     #[error("evaluation.ladder needs 'generation: finalists': it says how many points are judged besides")]
     LadderWithoutFinalists,
+    /// Only the points within reach are measured in full.
+    #[error(
+        "evaluation.ladder and evaluation.racing are both given; only one of them is wanted: a ladder samples from all \
+         points, and a race measures only those within reach in full"
+    )]
+    LadderWithRacing,
     /// A number out of its range.
     #[error("{field} is {found}; {wanted} is wanted")]
     OutOfRange {
@@ -385,7 +398,7 @@ impl SweepDefinition {
             );
         }
         if let Some(ladder) = &evaluation.ladder {
-            ladder.check(evaluation.generation)?;
+            ladder.check(evaluation)?;
         }
         if let Some(racing) = &evaluation.racing {
             racing.check(evaluation.likelihood, &self.strategy, self.domains.len(), self.levels.len())?;

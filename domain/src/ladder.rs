@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Coverage, DefinitionError, FingerprintBuilder};
+use crate::{Coverage, DefinitionError, Evaluation, FingerprintBuilder};
 
 /// How far points are judged, best by likelihood first.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,9 +15,13 @@ pub struct Ladder {
 
 impl Ladder {
     /// Checks the settings, alone and with what they are for.
-    pub(crate) fn check(&self, generation: Coverage) -> Result<(), DefinitionError> {
-        if generation != Coverage::Finalists {
+    pub(crate) fn check(&self, evaluation: &Evaluation) -> Result<(), DefinitionError> {
+        if evaluation.generation != Coverage::Finalists {
             return Err(DefinitionError::LadderWithoutFinalists);
+        }
+        // What a race leaves measured in full depends on who was first, and is no sample of all points.
+        if evaluation.racing.is_some() {
+            return Err(DefinitionError::LadderWithRacing);
         }
         if !(0.5..1.0).contains(&self.confidence) {
             return Err(DefinitionError::OutOfRange {
@@ -45,17 +49,33 @@ impl Ladder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{DecodeSettings, Racing};
+
+    fn evaluation(generation: Coverage, racing: Option<Racing>) -> Evaluation {
+        Evaluation {
+            likelihood: Coverage::All,
+            generation,
+            finalists_per_target: 1,
+            ladder: None,
+            decode: DecodeSettings::greedy(8),
+            racing,
+        }
+    }
 
     #[test]
     fn settings_that_no_ladder_can_follow_are_refused() {
         let ladder = Ladder { confidence: 0.9, most: 200 };
-        assert_eq!(ladder.check(Coverage::Finalists), Ok(()));
-        assert_eq!(Ladder { most: 0, ..ladder }.check(Coverage::Finalists), Ok(()));
+        let usual = evaluation(Coverage::Finalists, None);
+        assert_eq!(ladder.check(&usual), Ok(()));
+        assert_eq!(Ladder { most: 0, ..ladder }.check(&usual), Ok(()));
         for everywhere in [Coverage::All, Coverage::None] {
-            assert_eq!(ladder.check(everywhere), Err(DefinitionError::LadderWithoutFinalists));
+            let wrong = ladder.check(&evaluation(everywhere, None));
+            assert_eq!(wrong, Err(DefinitionError::LadderWithoutFinalists));
         }
+        let raced = evaluation(Coverage::Finalists, Some(Racing { block: 10, error: 0.0, seed: 0 }));
+        assert_eq!(ladder.check(&raced), Err(DefinitionError::LadderWithRacing));
         for confidence in [0.49, 1.0, f64::NAN] {
-            let wrong = Ladder { confidence, ..ladder }.check(Coverage::Finalists);
+            let wrong = Ladder { confidence, ..ladder }.check(&usual);
             assert!(matches!(wrong, Err(DefinitionError::OutOfRange { .. })), "{confidence}");
         }
     }

@@ -60,7 +60,8 @@ pub(crate) struct TargetOutput {
     pub achieved: Option<bool>,
     /// 95 % interval of the aggregate on the confirm queries: all domains' together.
     pub confirm_interval: Option<Interval>,
-    /// How far the choice can be trusted; `None` where every point is measured, or no model can say.
+    /// How far the choice can be trusted; `None` where every point is measured, where a ladder's judge chose, or where no
+    /// model can say.
     pub assurance: Option<AssuranceOutput>,
 }
 
@@ -143,6 +144,15 @@ pub(super) async fn run(place: &Place, arguments: &BestArguments, format: Format
             progress.name,
             best.points_measured,
             of.map_or_else(String::new, |of| format!(" out of {of}"))
+        ));
+    }
+    if definition.evaluation.ladder.is_some()
+        && reading.unwrap_or_else(|| definition.default_reading()) == Reading::Judgement
+    {
+        output::note(format!(
+            "note: no P(best) by the judge: it chose among the points that the ladder judged, and nothing models the \
+             others; 'avsweep sweep show {}' says how many were judged and why",
+            progress.name
         ));
     }
     output::print(format, &best, write_table)

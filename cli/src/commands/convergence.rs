@@ -1,6 +1,8 @@
 //! How a sweep's search has converged.
 
 use anyhow::Result;
+use avsweep_coordinator::MOST_MODELLED;
+use avsweep_domain::Space;
 use avsweep_proto::v1;
 use serde::Serialize;
 
@@ -44,6 +46,13 @@ pub(super) async fn ask(connection: &Connection, sweep: i64, steps: u32) -> Resu
     Ok(ConvergenceOutput { targets: response.targets, steps: response.steps.into_iter().map(step).collect() })
 }
 
+/// Whether there is anything to tell of a search with so many measured points: not of a complete grid, nor of more points
+/// than a coordinator models.
+pub(super) fn is_told(space: &Space, measured: u64) -> bool {
+    let is_complete = space.grid_size().is_ok_and(|size| measured >= size);
+    measured <= MOST_MODELLED as u64 && !is_complete
+}
+
 impl ConvergenceOutput {
     /// The steps as a table.
     pub(super) fn table(&self) -> Table {
@@ -59,5 +68,23 @@ impl ConvergenceOutput {
             ]);
         }
         table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use avsweep_domain::{Coefficient, Range, Ticks};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_told_of_a_complete_grid_or_of_more_points_than_are_modelled() {
+        let space = |points: i32| {
+            let range = Range::new(Ticks::ZERO, Ticks::new(points - 1), Ticks::new(1)).expect("divides");
+            Space::new(vec![Coefficient { name: "a".to_owned(), vector: 0, tensors: None, range }])
+                .expect("one name")
+        };
+        assert!(is_told(&space(400), 399) && is_told(&space(5000), 1000));
+        assert!(!is_told(&space(400), 400) && !is_told(&space(5000), 1001));
     }
 }

@@ -61,7 +61,7 @@ struct ShowOutput {
     #[serde(flatten)]
     progress: SweepOutput,
     definition: SweepDefinition,
-    /// Absent where modelling so many points would take longer than anybody waits; the report has it.
+    /// `null` above [`MOST_CONVERGING`] measured points: modelling them step by step would take longer than anybody waits.
     convergence: Option<ConvergenceOutput>,
     /// How the rungs agree; absent where nothing is judged.
     agreement: Option<AgreementOutput>,
@@ -70,7 +70,7 @@ struct ShowOutput {
     failed_jobs: Vec<JobOutput>,
 }
 
-/// With more measured points than this only the report shows the convergence.
+/// With more measured points than this only the report shows the convergence, if there is any to show.
 const MOST_CONVERGING: u64 = 300;
 
 /// Rows of the convergence's table.
@@ -159,6 +159,7 @@ pub(super) async fn show(place: &Place, sweep: &str, format: Format) -> Result<(
                 )?;
                 convergence.table().write(out)?;
             }
+            None if !convergence::is_told(&shown.definition.space, shown.progress.points_done) => {}
             None => writeln!(
                 out,
                 "\nHow the search converged is in the report: avsweep report {}",

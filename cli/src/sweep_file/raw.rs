@@ -211,10 +211,10 @@ pub(super) struct RawEvaluation {
     #[schemars(length(max = 16), inner(length(min = 1)))]
     pub stop: Option<Vec<String>>,
     /// Gives a point up, its remaining queries unasked, once it is out of reach for every target. Default: every point
-    /// is measured in full. Not with strategies bayesian and hierarchical.
+    /// is measured in full. Not with strategies bayesian and hierarchical, nor with a ladder.
     pub racing: Option<RawRacing>,
     /// Judges more points on the search queries, best by likelihood first: as many as the rank correlation between
-    /// likelihoods and judge asks for. The judge then chooses among them. Default: only finalists are judged.
+    /// likelihoods and judge asks for. The judge then chooses among them. Default: only finalists are judged. Not with racing.
     pub ladder: Option<RawLadder>,
 }
 

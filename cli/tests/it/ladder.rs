@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{SweepText, avsweep, fail, json, succeed};
+use crate::support::{SweepText, avsweep, fail, json, stderr, succeed};
 
 const SWEEP: &str = "ladder";
 
@@ -28,6 +28,19 @@ fn a_ladder_judges_as_many_points_as_it_says_and_stop_strings_end_responses() {
     let domains = shown["agreement"]["domains"].as_array().expect("domains");
     assert!(domains.iter().all(|domain| domain["points"] == 24), "{domains:?}");
 
+    for (reading, noted) in
+        [(&[][..], true), (&["--reading", "judgement"], true), (&["--reading", "mean"], false)]
+    {
+        let mut best = avsweep(folder.path());
+        let output = best.args(["best", SWEEP, "--all-targets"]).args(reading).output().expect("it starts");
+        let said = stderr(&output);
+        assert!(
+            output.status.success() && said.contains("no P(best) by the judge") == noted,
+            "{reading:?}: {said}"
+        );
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("P(best)"));
+    }
+
     let facts = succeed(avsweep(folder.path()).args(["sweep", "show", SWEEP]));
     let points = format!("{0} of {0} points judged", number("judged"));
     assert!(facts.contains(&points), "{facts}");
@@ -48,6 +61,7 @@ fn a_ladder_judges_as_many_points_as_it_says_and_stop_strings_end_responses() {
 fn a_ladder_or_a_stop_string_that_does_not_fit_is_refused_with_file_and_key() {
     for (evaluation, wanted) in [
         (", generation: all, ladder: {}", "evaluation.ladder needs 'generation: finalists'"),
+        (", ladder: {}, racing: {}", "evaluation.ladder and evaluation.racing are both given"),
         (", ladder: {confidence: 2}", "evaluation.ladder.confidence"),
         (", ladder: {highest: 5}", "evaluation.ladder.highest: unknown key"),
         (", stop: [\"\"]", "evaluation.stop"),

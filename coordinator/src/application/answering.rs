@@ -1,7 +1,9 @@
 //! The best points of targets.
 
+use std::sync::Arc;
+
 use avsweep_domain::{
-    Aggregate, Coverage, Normalisation, PointTallies, QuerySet, Reading, SweepDefinition, SweepId, Target,
+    Aggregate, Coverage, PointTallies, QuerySet, Reading, SweepDefinition, SweepId, Target,
 };
 use avsweep_search::honesty::{Assurance, assurances};
 use avsweep_search::strategy::Problem;
@@ -36,7 +38,7 @@ pub(crate) struct Answers {
 }
 
 /// A model of more measured points takes longer than anybody waits for an answer.
-pub(super) const MOST_MODELLED: usize = 1000;
+pub const MOST_MODELLED: usize = 1000;
 
 impl Coordinator {
     /// Every point of a sweep with its tallies, as they are now: another sweep's report at a shared point counts too.
@@ -59,18 +61,13 @@ impl Coordinator {
             question.targets
         };
         let reading = question.reading.unwrap_or_else(|| definition.default_reading());
-        let history = self.tallies(record.id).await?;
+        let history = Arc::new(self.tallies(record.id).await?);
         let aggregate = question.aggregate;
         let problem = Problem::of(&definition);
-        let searched_by = match problem.rung() {
-            SearchRung::Likelihood => Reading::Likelihood(Normalisation::Mean),
-            SearchRung::Judgement => Reading::Judgement,
-        };
         let modelled = question.assured
-            && reading == searched_by
+            && reading == definition.search_reading()
             && aggregate == problem.aggregate()
-            && history.len() <= MOST_MODELLED
-            && !is_complete(&definition, history.len());
+            && self.can_model(&definition, &history).await;
         let searched =
             if modelled { self.store.search_points(record.id, PointFilter::All).await? } else { Vec::new() };
         let answers = self.compute(move || {
@@ -101,11 +98,22 @@ impl Coordinator {
         });
         answers.await
     }
-}
 
-/// Whether every point of the grid is measured, so that the best of them is the best.
-pub(super) fn is_complete(definition: &SweepDefinition, measured: usize) -> bool {
-    definition.space.grid_size().is_ok_and(|size| measured as u64 >= size)
+    /// Whether a model can say something of what a sweep has not measured: where every point of the grid is, the best of
+    /// them is the best.
+    pub(super) async fn can_model(
+        &self,
+        definition: &Arc<SweepDefinition>,
+        history: &Arc<Vec<PointTallies>>,
+    ) -> bool {
+        let (definition, history) = (Arc::clone(definition), Arc::clone(history));
+        let can_model = self.compute(move || {
+            let measured = Ranking::new(&definition, &history, definition.search_reading()).measured();
+            let is_complete = definition.space.grid_size().is_ok_and(|size| measured as u64 >= size);
+            measured <= MOST_MODELLED && !is_complete
+        });
+        can_model.await
+    }
 }
 
 /// How far answers can be trusted. Where likelihoods are searched and another point than the model's is chosen (it knows the

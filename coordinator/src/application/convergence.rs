@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use avsweep_domain::{Point, SweepDefinition, SweepId};
 use avsweep_search::honesty::{Convergence, convergence};
 use avsweep_search::strategy::{Decision, History, Measured, Problem, next_points, planned_points};
 use avsweep_store::{PointFilter, SearchPoint, SearchState};
 
-use super::answering::{MOST_MODELLED, is_complete};
+use super::answering::MOST_MODELLED;
 use crate::planner::seen::is_adaptive;
 use crate::{Coordinator, CoordinatorError};
 
@@ -28,8 +29,8 @@ impl Coordinator {
         let record = self.store.find_sweep(sweep).await?;
         let definition = record.definition;
         // Tallies are small; what strategies see is every result.
-        let measured_points = self.tallies(record.id).await?.len();
-        if measured_points > MOST_MODELLED || is_complete(&definition, measured_points) {
+        let history = Arc::new(self.tallies(record.id).await?);
+        if !self.can_model(&definition, &history).await {
             return Ok(Vec::new());
         }
         let mut searched = self.store.search_points(record.id, PointFilter::All).await?;

@@ -1,6 +1,6 @@
 //! The planner's decision: what comes next for a sweep, as a function of its sums.
 
-use avsweep_domain::{Coverage, SweepDefinition};
+use avsweep_domain::{Coverage, Reading, SweepDefinition};
 use avsweep_store::{RungCounts, SweepTotals};
 
 use super::jobs::has_finalist_jobs;
@@ -61,17 +61,21 @@ pub fn plan_step(definition: &SweepDefinition, snapshot: &Snapshot, low_water: u
         StrategyState::Open | StrategyState::Waiting => return Step::Wait,
         StrategyState::Finished => {}
     }
-    // Finalists' own likelihood jobs are on other queries than they are chosen by: choosing again when those are
-    // closed finds the same points, and the sweep finishes.
-    let chosen_by_likelihood = definition.evaluation.likelihood == Coverage::All;
-    // A ladder's next rung is chosen by all that is measured: when everything is closed, so that it is the same choice
-    // whoever makes it.
+    // What finalists get is on other queries than they are chosen by, a ladder's rungs apart: choosing again when that
+    // is closed finds the same points, and the sweep finishes.
+    let scored = definition.evaluation.likelihood == Coverage::All;
     let open = totals.likelihood.open() + totals.generation.open() + totals.judgement.open();
-    let undecided = if definition.evaluation.ladder.is_some() { open } else { totals.likelihood.open() };
-    if chosen_by_likelihood && !snapshot.finalists_settled && has_finalist_jobs(definition) {
+    let undecided = if verdicts_decide(definition) { open } else { totals.likelihood.open() };
+    if scored && !snapshot.finalists_settled && has_finalist_jobs(definition) {
         return if undecided == 0 { Step::PlanFinalists } else { Step::Wait };
     }
     if open == 0 { Step::Finish } else { Step::Wait }
+}
+
+/// Whether finalists, or the points of a ladder's next rung, are chosen by verdicts too: then they are chosen when
+/// everything is closed, so that it is the same choice whenever the verdicts came and whoever makes it.
+pub(super) fn verdicts_decide(definition: &SweepDefinition) -> bool {
+    definition.default_reading() == Reading::Judgement
 }
 
 /// Whether there should be more points.

@@ -1,34 +1,21 @@
 //! Strategies that decide from results, in sweeps.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use anyhow::{Context as _, ensure};
-use avsweep_coordinator::{Clock as _, ManualClock, Settings};
+use anyhow::{Context as _, bail, ensure};
+use avsweep_coordinator::{Clock as _, Settings};
 use avsweep_domain::{
-    BayesianSettings, Coverage, FailureLimits, HierarchicalSettings, Point, QueryScore, Range,
-    ReferenceScore, SequenceSettings, Space, Strategy, SweepDefinition, SweepId, Ticks, WorkerId,
+    BayesianSettings, Coverage, FailureLimits, HierarchicalSettings, Point, SequenceSettings, Strategy,
+    WorkerId,
 };
 use avsweep_proto::v1;
 use avsweep_search::strategy::{Decision, History, Measured, Problem, next_points};
+use avsweep_search::{SearchRung, finalists};
 use avsweep_store::{
-    Choice, PointFilter, SearchState, SqliteStore, SqliteStoreOptions, Store, WorkerKind, WorkerState,
+    Choice, PointFilter, SearchState, SqliteStore, SqliteStoreOptions, Store as _, WorkerKind, WorkerState,
     WorkerStatus,
 };
 
-use crate::support::{ALL_RUNGS, Cluster, Shape, definition, evaluate, lease_request, settings};
-
-/// Two knobs from −1 to 1 by 0.1: 441 points.
-pub(crate) fn searched(strategy: Strategy) -> SweepDefinition {
-    let mut definition = definition(Shape { search: 6, ..Shape::default() });
-    let range = Range::new(Ticks::new(-10_000), Ticks::new(10_000), Ticks::new(1000)).expect("divides");
-    let mut coefficients = definition.space.coefficients().to_vec();
-    coefficients.iter_mut().for_each(|coefficient| coefficient.range = range);
-    definition.space = Space::new(coefficients).expect("names differ");
-    definition.strategy = strategy;
-    definition.check().expect("a valid definition");
-    definition
-}
+use crate::searched::{Search, judged_otherwise, one_job_a_point, searched, smooth};
+use crate::support::{ALL_RUNGS, lease_request};
 
 fn bayesian(budget: u32) -> Strategy {
     Strategy::Bayesian(BayesianSettings {
@@ -39,61 +26,11 @@ fn bayesian(budget: u32) -> Strategy {
     })
 }
 
-pub(crate) fn hierarchical() -> Strategy {
+fn hierarchical() -> Strategy {
     Strategy::Hierarchical(HierarchicalSettings { budget: Some(60), ..HierarchicalSettings::default() })
 }
 
-/// One job a point.
-pub(crate) fn one_job_a_point() -> Settings {
-    Settings { max_queries_per_job: 256, ..settings() }
-}
-
-/// Results that are smooth in the knobs: a domain's level follows its own knob and, a little, the other's.
-pub(crate) fn smooth(definition: &SweepDefinition, job: &v1::LeasedJob) -> anyhow::Result<v1::ReportRequest> {
-    use v1::report_request::Results;
-    let mut report = evaluate(definition, job)?;
-    if let Some(Results::Scores(scores)) = &mut report.results {
-        let point = Point::try_from(job.point.clone().context("a point")?)?;
-        let knobs: Vec<f64> = point.values().iter().map(|ticks| ticks.to_f64()).collect();
-        for result in &mut scores.results {
-            let entry =
-                definition.queries().nth(result.ordinal as usize).context("an ordinal of the sweep")?;
-            let own = knobs[entry.domain] + 0.3 * knobs[1 - entry.domain] * knobs[entry.domain];
-            let at = 1.0 + own + 0.2 * (f64::from(result.ordinal % 5) - 2.0);
-            let score = |reference: u8| ReferenceScore {
-                log_prob_sum: -2.0 - 3.0 * (f64::from(reference) - at).powi(2),
-                tokens: 2,
-                bytes: 7,
-            };
-            *result = v1::ScoreResult::from(&(result.ordinal, QueryScore((0..3).map(score).collect())));
-        }
-    }
-    Ok(report)
-}
-
-struct Search {
-    store: Arc<SqliteStore>,
-    cluster: Cluster,
-    definition: SweepDefinition,
-    sweep: SweepId,
-}
-
 impl Search {
-    /// A coordinator over a file that may be there already.
-    async fn open(file: &Path, definition: &SweepDefinition, settings: Settings) -> anyhow::Result<Self> {
-        let store = Arc::new(SqliteStore::open(&SqliteStoreOptions::file(file)).await?);
-        let cluster =
-            Cluster::over(Arc::clone(&store) as Arc<dyn Store>, ManualClock::default(), settings).await;
-        // Who held a lease is gone.
-        cluster.coordinator.reap_all().await?;
-        let sweep = SweepId(cluster.create(definition).await?);
-        Ok(Self { store, cluster, definition: definition.clone(), sweep })
-    }
-
-    async fn is_done(&self) -> anyhow::Result<bool> {
-        Ok(self.cluster.progress("tiny").await?.state() == v1::SweepState::Done)
-    }
-
     /// Plans, then does one job; `false` at the sweep's end.
     async fn step(&self) -> anyhow::Result<bool> {
         self.cluster.coordinator.plan_once().await?;
@@ -101,12 +38,46 @@ impl Search {
             self.cluster.jobs().report(smooth(&self.definition, &job)?).await?;
             return Ok(true);
         }
-        ensure!(self.is_done().await?, "{:?}", self.cluster.progress("tiny").await?);
+        ensure!(self.is_done().await?, "{:?}", self.progress().await?);
         Ok(false)
     }
 
     async fn choices(&self) -> anyhow::Result<Vec<Choice>> {
         Ok(self.store.choices(self.sweep).await?)
+    }
+
+    /// Takes these choices, all of a sweep's, again from their records and what was measured by the end.
+    async fn take_again(&self, choices: Vec<Choice>) -> anyhow::Result<()> {
+        let problem = Problem::of(&self.definition);
+        let by_verdicts = problem.rung() == SearchRung::Judgement;
+        let points = self.store.search_points(self.sweep, PointFilter::All).await?;
+        let measurement = |wanted: &Point| {
+            let found = points.iter().find(|found| found.point == *wanted).context("a proposed point")?;
+            let SearchState::Measured { log_probs, judged } = &found.state else {
+                bail!("{wanted} is not measured");
+            };
+            let judged = judged.as_deref().filter(|_| by_verdicts);
+            anyhow::Ok(Measured { point: &found.point, log_probs, judged })
+        };
+        let mut before: Vec<Point> = Vec::new();
+        for choice in choices {
+            assert_eq!(choice.proposed, before.len() as u64);
+            let measured = before
+                .iter()
+                .filter(|point| !choice.pending.contains(point) && !choice.given_up.contains(point))
+                .map(measurement)
+                .collect::<anyhow::Result<Vec<_>>>()?;
+            let history = History {
+                proposed: choice.proposed,
+                measured: &measured,
+                pending: &choice.pending,
+                given_up: &choice.given_up,
+            };
+            let again = next_points(&problem, &history, choice.asked as usize);
+            assert_eq!(again, Decision::Propose(choice.points.clone()));
+            before.extend(choice.points);
+        }
+        Ok(())
     }
 
     /// Makes it known that there are so many workers.
@@ -138,8 +109,7 @@ async fn a_search_stopped_at_any_step_goes_on_with_the_same_points() -> anyhow::
     for strategy in [bayesian(16), hierarchical()] {
         let definition = searched(strategy);
         let folder = tempfile::tempdir()?;
-        let undisturbed =
-            Search::open(&folder.path().join("whole.db"), &definition, one_job_a_point()).await?;
+        let undisturbed = Search::open(&folder.path().join("whole.db"), &definition).await?;
         let mut steps = 0;
         while undisturbed.step().await? {
             steps += 1;
@@ -151,12 +121,12 @@ async fn a_search_stopped_at_any_step_goes_on_with_the_same_points() -> anyhow::
         // Stopped after every step, each time with the next job in a worker's hands.
         let file = folder.path().join("stopped.db");
         for _ in 0..=steps {
-            let search = Search::open(&file, &definition, one_job_a_point()).await?;
+            let search = Search::open(&file, &definition).await?;
             search.step().await?;
             search.cluster.coordinator.plan_once().await?;
             search.cluster.lease(&ALL_RUNGS, 1).await?;
         }
-        let search = Search::open(&file, &definition, one_job_a_point()).await?;
+        let search = Search::open(&file, &definition).await?;
         while search.step().await? {}
         assert_eq!(search.choices().await?, wanted);
     }
@@ -167,8 +137,7 @@ async fn a_search_stopped_at_any_step_goes_on_with_the_same_points() -> anyhow::
 async fn every_choice_with_several_in_flight_is_taken_again_from_its_record() -> anyhow::Result<()> {
     for strategy in [bayesian(24), hierarchical()] {
         let definition = searched(strategy);
-        let folder = tempfile::tempdir()?;
-        let search = Search::open(&folder.path().join("store.db"), &definition, one_job_a_point()).await?;
+        let search = Search::in_memory(&definition).await?;
         search.note_workers(3).await?;
         let mut held = Vec::new();
         let mut turn = 0usize;
@@ -188,34 +157,7 @@ async fn every_choice_with_several_in_flight_is_taken_again_from_its_record() ->
             choices.iter().any(|choice| choice.pending.len() >= 2),
             "several were in flight: {choices:?}"
         );
-        let points = search.store.search_points(search.sweep, PointFilter::All).await?;
-        let log_probs = |wanted: &Point| {
-            points.iter().find(|found| found.point == *wanted).and_then(|found| match &found.state {
-                SearchState::Measured { log_probs, .. } => Some(log_probs.as_slice()),
-                SearchState::Pending | SearchState::GivenUp | SearchState::Raced => None,
-            })
-        };
-        let problem = Problem::of(&definition);
-        let mut before: Vec<Point> = Vec::new();
-        for choice in choices {
-            assert_eq!(choice.proposed, before.len() as u64);
-            let measured = before
-                .iter()
-                .filter(|point| !choice.pending.contains(point) && !choice.given_up.contains(point))
-                .map(|point| {
-                    Ok(Measured { point, log_probs: log_probs(point).context("measured")?, judged: None })
-                })
-                .collect::<anyhow::Result<Vec<_>>>()?;
-            let history = History {
-                proposed: choice.proposed,
-                measured: &measured,
-                pending: &choice.pending,
-                given_up: &choice.given_up,
-            };
-            let again = next_points(&problem, &history, choice.asked as usize);
-            assert_eq!(again, Decision::Propose(choice.points.clone()));
-            before.extend(choice.points);
-        }
+        search.take_again(choices).await?;
     }
     Ok(())
 }
@@ -225,9 +167,9 @@ async fn a_point_whose_jobs_are_parked_holds_nothing_up() -> anyhow::Result<()> 
     for strategy in [bayesian(14), hierarchical(), Strategy::Sobol(SequenceSettings { budget: 12, seed: 3 })]
     {
         let definition = searched(strategy);
-        let folder = tempfile::tempdir()?;
         let settings = Settings { failure_limits: FailureLimits { lost: 1, errors: 1 }, ..one_job_a_point() };
-        let search = Search::open(&folder.path().join("store.db"), &definition, settings).await?;
+        let store = SqliteStore::open(&SqliteStoreOptions::memory()).await?;
+        let search = Search::over(store, &definition, settings).await?;
         let mut jobs = 0;
         while !search.is_done().await? {
             search.cluster.coordinator.plan_once().await?;
@@ -259,8 +201,7 @@ async fn a_point_whose_jobs_are_parked_holds_nothing_up() -> anyhow::Result<()> 
 async fn without_likelihoods_points_are_chosen_by_verdicts() -> anyhow::Result<()> {
     let mut definition = searched(hierarchical());
     (definition.evaluation.likelihood, definition.evaluation.generation) = (Coverage::None, Coverage::All);
-    let folder = tempfile::tempdir()?;
-    let search = Search::open(&folder.path().join("store.db"), &definition, one_job_a_point()).await?;
+    let search = Search::in_memory(&definition).await?;
     while search.step().await? {}
     let best = search.cluster.best(&definition).await?;
     ensure!(best.answers.iter().all(|answer| answer.search_aggregate == 1.0), "{best:?}");
@@ -268,26 +209,48 @@ async fn without_likelihoods_points_are_chosen_by_verdicts() -> anyhow::Result<(
 }
 
 #[tokio::test]
-async fn where_every_point_is_judged_a_model_waits_for_the_verdicts() -> anyhow::Result<()> {
+async fn where_every_point_is_judged_a_point_is_pending_until_its_verdicts_are_there() -> anyhow::Result<()> {
     let mut definition = searched(bayesian(20));
     definition.evaluation.generation = Coverage::All;
-    let folder = tempfile::tempdir()?;
-    let search = Search::open(&folder.path().join("store.db"), &definition, one_job_a_point()).await?;
+    let search = Search::in_memory(&definition).await?;
     while search.step().await? {}
-    let points = search.store.search_points(search.sweep, PointFilter::All).await?;
-    ensure!(points.len() > 12, "{} points", points.len());
-    ensure!(points.iter().all(|point| matches!(
-        &point.state,
-        SearchState::Measured { log_probs, judged: Some(_) } if !log_probs.is_empty()
-    )));
+    let choices = search.choices().await?;
+    ensure!(choices.len() > 12, "{} choices", choices.len());
+    // The next point is chosen while the judge is at the last one.
+    let pending: Vec<usize> = choices.iter().map(|choice| choice.pending.len()).collect();
+    assert_eq!(pending, Vec::from_iter((0..choices.len()).map(|before| before.min(1))));
+    search.take_again(choices).await
+}
+
+#[tokio::test]
+async fn finalists_are_chosen_by_every_verdict_however_late_the_judge_is() -> anyhow::Result<()> {
+    let mut definition = searched(bayesian(40));
+    definition.evaluation.generation = Coverage::All;
+    let search = Search::in_memory(&definition).await?;
+    let mut turns = 0;
+    while !search.is_done().await? {
+        turns += 1;
+        ensure!(turns < 1000, "the sweep does not end");
+        search.cluster.coordinator.plan_once().await?;
+        let mut jobs = search.cluster.lease(&[v1::Rung::Likelihood, v1::Rung::Generation], 1).await?;
+        if jobs.is_empty() {
+            jobs = search.cluster.lease(&[v1::Rung::Judgement], 1).await?;
+        }
+        for job in jobs {
+            search.cluster.jobs().report(judged_otherwise(&definition, &job)?).await?;
+        }
+    }
+    let history = search.store.tallies(search.sweep, PointFilter::All).await?;
+    let chosen = finalists(&definition, &history, 1).confirmed;
+    let confirmed = history.iter().filter(|tallies| tallies.confirm.likelihood.is_some());
+    assert_eq!(confirmed.map(|tallies| tallies.point.clone()).collect::<Vec<_>>(), chosen);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_worker_with_work_leaves_the_next_point_to_a_free_one() -> anyhow::Result<()> {
     let definition = searched(bayesian(20));
-    let folder = tempfile::tempdir()?;
-    let search = Search::open(&folder.path().join("store.db"), &definition, one_job_a_point()).await?;
+    let search = Search::in_memory(&definition).await?;
     search.note_workers(2).await?;
     search.cluster.coordinator.plan_once().await?;
     let lease = async |number: usize| {

@@ -1,33 +1,20 @@
 //! Sweeps whose number of judged points follows from how well likelihoods predict the judge.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use avsweep_coordinator::ManualClock;
-use avsweep_domain::{
-    FinishReason, Ladder, Point, Response, SequenceSettings, Strategy, SweepDefinition, SweepId,
-};
+use avsweep_domain::{Ladder, Point, SequenceSettings, Strategy, SweepDefinition};
 use avsweep_proto::v1;
-use avsweep_proto::v1::report_request::Results;
-use avsweep_store::{PointFilter, SqliteStore, SqliteStoreOptions, Store};
+use avsweep_store::{PointFilter, Store as _};
 
-use crate::choosing::{one_job_a_point, searched, smooth};
-use crate::support::{ALL_RUNGS, Cluster};
+use crate::searched::{Search, judged_level, judged_otherwise, searched};
+use crate::support::ALL_RUNGS;
 
 fn definition(strategy: Strategy, most: u32) -> SweepDefinition {
     let mut definition = searched(strategy);
     definition.evaluation.ladder = Some(Ladder { confidence: 0.9, most });
     definition.check().expect("a valid definition");
     definition
-}
-
-/// The level that the judge finds: a domain's own knob moves it less than the likelihoods, from another start.
-fn judged_level(point: &Point, domain: usize, ordinal: u32) -> u8 {
-    let knobs: Vec<f64> = point.values().iter().map(|ticks| ticks.to_f64()).collect();
-    let at = 1.25 + 1.4 * knobs[domain] - 0.2 * knobs[1 - domain] + 0.15 * (f64::from(ordinal % 5) - 2.0);
-    at.round().clamp(0.0, 2.0) as u8
 }
 
 /// What a target's weakest domain gets at a point on the search queries, by the judge.
@@ -41,59 +28,21 @@ fn judged_value(definition: &SweepDefinition, point: &Point, wanted: &[u8]) -> u
     hits.min().unwrap_or(0)
 }
 
-fn report(definition: &SweepDefinition, job: &v1::LeasedJob) -> anyhow::Result<v1::ReportRequest> {
-    let mut report = smooth(definition, job)?;
-    if job.rung() == v1::Rung::Generation {
-        let point = Point::try_from(job.point.clone().context("a point")?)?;
-        let results = job.ordinals.iter().map(|ordinal| {
-            let entry = definition.queries().nth(*ordinal as usize).context("an ordinal of the sweep")?;
-            let level = judged_level(&point, entry.domain, *ordinal);
-            let text = format!("{point} {ordinal}: level {level}");
-            let response = Response { text, tokens: 5, finish: FinishReason::Stop };
-            Ok(v1::ResponseResult::from(&(*ordinal, response)))
-        });
-        let results = results.collect::<anyhow::Result<_>>()?;
-        report.results = Some(Results::Responses(v1::ResponseResults { results }));
-    }
-    Ok(report)
-}
-
-struct Laddered {
-    store: Arc<SqliteStore>,
-    cluster: Cluster,
-    definition: SweepDefinition,
-    sweep: SweepId,
-}
-
-impl Laddered {
-    async fn over(store: SqliteStore, definition: &SweepDefinition) -> anyhow::Result<Self> {
-        let store = Arc::new(store);
-        let shared = Arc::clone(&store) as Arc<dyn Store>;
-        let cluster = Cluster::over(shared, ManualClock::default(), one_job_a_point()).await;
-        // Who held a lease is gone.
-        cluster.coordinator.reap_all().await?;
-        let sweep = SweepId(cluster.create(definition).await?);
-        Ok(Self { store, cluster, definition: definition.clone(), sweep })
-    }
-
-    async fn open(file: &Path, definition: &SweepDefinition) -> anyhow::Result<Self> {
-        Self::over(SqliteStore::open(&SqliteStoreOptions::file(file)).await?, definition).await
-    }
-
+impl Search {
     /// Plans, then does some jobs; `false` at the sweep's end.
-    async fn step(&self, jobs: u32) -> anyhow::Result<bool> {
+    async fn climb_on(&self, jobs: u32) -> anyhow::Result<bool> {
         self.cluster.coordinator.plan_once().await?;
         let jobs = self.cluster.lease(&ALL_RUNGS, jobs).await?;
         for job in &jobs {
-            self.cluster.jobs().report(report(&self.definition, job)?).await?;
+            self.cluster.jobs().report(judged_otherwise(&self.definition, job)?).await?;
         }
-        let done = self.cluster.progress("tiny").await?.state() == v1::SweepState::Done;
-        ensure!(done || !jobs.is_empty(), "{:?}", self.cluster.progress("tiny").await?);
+        let done = self.is_done().await?;
+        ensure!(done || !jobs.is_empty(), "{:?}", self.progress().await?);
         Ok(!done)
     }
 
-    async fn run(&self) -> anyhow::Result<()> {
-        while self.step(8).await? {}
+    async fn climb(&self) -> anyhow::Result<()> {
+        while self.climb_on(8).await? {}
         Ok(())
     }
 
@@ -119,8 +68,8 @@ impl Laddered {
 #[tokio::test]
 async fn the_judge_chooses_among_as_many_points_as_likelihoods_predict_it_badly() -> anyhow::Result<()> {
     let definition = definition(Strategy::Grid, 400);
-    let search = Laddered::over(SqliteStore::open(&SqliteStoreOptions::memory()).await?, &definition).await?;
-    search.run().await?;
+    let search = Search::in_memory(&definition).await?;
+    search.climb().await?;
     let agreement = search.agreement().await?;
     let climb = agreement.climb.context("a ladder")?;
     ensure!(agreement.domains.len() == 2, "{agreement:?}");
@@ -175,8 +124,8 @@ async fn the_judge_chooses_among_as_many_points_as_likelihoods_predict_it_badly(
 async fn a_ladder_climbed_by_several_coordinators_in_turn_judges_the_same_points() -> anyhow::Result<()> {
     let definition = definition(Strategy::Sobol(SequenceSettings { budget: 50, seed: 2 }), 6);
     let folder = tempfile::tempdir()?;
-    let whole = Laddered::open(&folder.path().join("whole.db"), &definition).await?;
-    whole.run().await?;
+    let whole = Search::open(&folder.path().join("whole.db"), &definition).await?;
+    whole.climb().await?;
     let wanted = whole.judged().await?;
     let climb = whole.agreement().await?.climb.context("a ladder")?;
     ensure!(climb.is_cut && wanted.0.len() as u64 == climb.first + 6, "{climb:?}");
@@ -185,8 +134,8 @@ async fn a_ladder_climbed_by_several_coordinators_in_turn_judges_the_same_points
     let file = folder.path().join("stopped.db");
     let mut steps = 0;
     loop {
-        let search = Laddered::open(&file, &definition).await?;
-        let goes_on = search.step(2).await?;
+        let search = Search::open(&file, &definition).await?;
+        let goes_on = search.climb_on(2).await?;
         search.cluster.coordinator.plan_once().await?;
         search.cluster.lease(&ALL_RUNGS, 1).await?;
         steps += 1;
@@ -203,8 +152,8 @@ async fn a_ladder_climbed_by_several_coordinators_in_turn_judges_the_same_points
 async fn without_a_ladder_the_finalists_show_how_the_rungs_agree() -> anyhow::Result<()> {
     let mut definition = definition(Strategy::Grid, 400);
     definition.evaluation.ladder = None;
-    let search = Laddered::over(SqliteStore::open(&SqliteStoreOptions::memory()).await?, &definition).await?;
-    search.run().await?;
+    let search = Search::in_memory(&definition).await?;
+    search.climb().await?;
     let agreement = search.agreement().await?;
     ensure!(agreement.climb.is_none() && agreement.domains.len() == 2, "{agreement:?}");
     let (search_set, confirm_set) = search.judged().await?;

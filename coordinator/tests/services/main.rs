@@ -1,5 +1,6 @@
 //! The services over gRPC in process, with a store in memory.
 
+mod assuring;
 mod bad_requests;
 mod choosing;
 mod export;
@@ -9,6 +10,7 @@ mod observing;
 mod ports;
 mod racing;
 mod refusals;
+mod searched;
 mod several;
 mod support;
 mod sweeps;

@@ -1,17 +1,14 @@
 //! Sweeps whose points are raced.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use avsweep_coordinator::ManualClock;
-use avsweep_domain::{Coverage, Message, Query, Racing, Role, Strategy, SweepDefinition, SweepId};
+use avsweep_domain::{Coverage, Message, Query, Racing, Role, Strategy, SweepDefinition};
 use avsweep_proto::v1;
-use avsweep_store::{PointFilter, SearchState, SqliteStore, SqliteStoreOptions, Store};
+use avsweep_store::{PointFilter, SearchState, Store as _};
 
-use crate::choosing::{one_job_a_point, searched, smooth};
-use crate::support::{ALL_RUNGS, Cluster};
+use crate::searched::{Search, searched, smooth};
+use crate::support::ALL_RUNGS;
 
 const CERTAIN: Racing = Racing { block: 4, error: 0.0, seed: 3 };
 
@@ -33,34 +30,9 @@ fn definition(strategy: Strategy, racing: Option<Racing>) -> SweepDefinition {
     definition
 }
 
-struct Raced {
-    store: Arc<SqliteStore>,
-    cluster: Cluster,
-    definition: SweepDefinition,
-    sweep: SweepId,
-}
-
-impl Raced {
-    async fn in_memory(definition: &SweepDefinition) -> anyhow::Result<Self> {
-        Self::over(SqliteStore::open(&SqliteStoreOptions::memory()).await?, definition).await
-    }
-
-    /// Over a file that may be there already.
-    async fn open(file: &Path, definition: &SweepDefinition) -> anyhow::Result<Self> {
-        Self::over(SqliteStore::open(&SqliteStoreOptions::file(file)).await?, definition).await
-    }
-
-    async fn over(store: SqliteStore, definition: &SweepDefinition) -> anyhow::Result<Self> {
-        let store = Arc::new(store);
-        let shared = Arc::clone(&store) as Arc<dyn Store>;
-        let cluster = Cluster::over(shared, ManualClock::default(), one_job_a_point()).await;
-        cluster.coordinator.reap_all().await?;
-        let sweep = SweepId(cluster.create(definition).await?);
-        Ok(Self { store, cluster, definition: definition.clone(), sweep })
-    }
-
+impl Search {
     /// Evaluates a job block by block for as long as it is wanted, at most so many blocks. Returns the evaluations.
-    async fn work(&self, job: &v1::LeasedJob, blocks: usize) -> anyhow::Result<u64> {
+    async fn race_on(&self, job: &v1::LeasedJob, blocks: usize) -> anyhow::Result<u64> {
         let whole = smooth(&self.definition, job)?;
         let Some(v1::report_request::Results::Scores(scores)) = &whole.results else {
             ensure!(self.cluster.work(&self.definition, job).await?, "the lease was lost");
@@ -89,21 +61,17 @@ impl Raced {
     }
 
     /// One worker, to the sweep's end. Returns the evaluations.
-    async fn run(&self) -> anyhow::Result<u64> {
+    async fn race(&self) -> anyhow::Result<u64> {
         let mut evaluations = 0;
         for _ in 0..2000 {
             self.cluster.coordinator.plan_once().await?;
             match self.cluster.lease(&ALL_RUNGS, 1).await?.pop() {
-                Some(job) => evaluations += self.work(&job, usize::MAX).await?,
-                None if self.progress().await?.state() == v1::SweepState::Done => return Ok(evaluations),
+                Some(job) => evaluations += self.race_on(&job, usize::MAX).await?,
+                None if self.is_done().await? => return Ok(evaluations),
                 None => {}
             }
         }
         anyhow::bail!("the sweep is not done: {:?}", self.progress().await?)
-    }
-
-    async fn progress(&self) -> anyhow::Result<v1::SweepProgress> {
-        self.cluster.progress("tiny").await
     }
 
     async fn raced_points(&self) -> anyhow::Result<BTreeSet<String>> {
@@ -115,8 +83,8 @@ impl Raced {
 
 #[tokio::test]
 async fn a_raced_grid_has_the_same_answers_for_fewer_evaluations() -> anyhow::Result<()> {
-    let whole = Raced::in_memory(&definition(Strategy::Grid, None)).await?;
-    let all = whole.run().await?;
+    let whole = Search::in_memory(&definition(Strategy::Grid, None)).await?;
+    let all = whole.race().await?;
     assert_eq!(all, 441 * 40);
     let answers = |best: v1::BestPointsResponse| -> Vec<_> {
         best.answers.into_iter().map(|answer| (answer.target, answer.point, answer.domains)).collect()
@@ -125,8 +93,8 @@ async fn a_raced_grid_has_the_same_answers_for_fewer_evaluations() -> anyhow::Re
 
     for error in [0.0, 0.05] {
         let raced = definition(Strategy::Grid, Some(Racing { error, ..CERTAIN }));
-        let raced = Raced::in_memory(&raced).await?;
-        let evaluations = raced.run().await?;
+        let raced = Search::in_memory(&raced).await?;
+        let evaluations = raced.race().await?;
         let progress = raced.progress().await?;
         assert_eq!(answers(raced.cluster.best(&raced.definition).await?), wanted, "error {error}");
         assert!(evaluations < all * 3 / 4, "{evaluations} of {all} at error {error}");
@@ -145,8 +113,8 @@ async fn with_one_worker_a_race_is_repeated_exactly() -> anyhow::Result<()> {
     let mut seen = Vec::new();
     for _ in 0..2 {
         let definition = definition(Strategy::Grid, Some(CERTAIN));
-        let raced = Raced::in_memory(&definition).await?;
-        raced.run().await?;
+        let raced = Search::in_memory(&definition).await?;
+        raced.race().await?;
         seen.push((raced.raced_points().await?, raced.cluster.results("tiny").await?));
     }
     assert!(!seen[0].0.is_empty() && seen[0] == seen[1]);
@@ -161,21 +129,21 @@ async fn a_race_goes_on_after_a_restart_and_loses_no_result() -> anyhow::Result<
     let mut evaluations = 0;
     // Restarted again and again with a block of some job done.
     for _ in 0..20 {
-        let raced = Raced::open(&file, &definition).await?;
+        let raced = Search::open(&file, &definition).await?;
         for blocks in [usize::MAX, usize::MAX, usize::MAX, 2] {
             raced.cluster.coordinator.plan_once().await?;
             let job = raced.cluster.lease(&ALL_RUNGS, 1).await?.pop().context("a job")?;
-            evaluations += raced.work(&job, blocks).await?;
+            evaluations += raced.race_on(&job, blocks).await?;
         }
     }
-    let raced = Raced::open(&file, &definition).await?;
-    evaluations += raced.run().await?;
+    let raced = Search::open(&file, &definition).await?;
+    evaluations += raced.race().await?;
     let progress = raced.progress().await?;
     assert_eq!((progress.results, progress.duplicate_results), (evaluations, 0));
     assert_eq!(progress.points_done + progress.points_raced, 441);
     let evaluation = avsweep_domain::Evaluation { racing: None, ..definition.evaluation.clone() };
-    let perfect = Raced::in_memory(&SweepDefinition { evaluation, ..definition.clone() }).await?;
-    perfect.run().await?;
+    let perfect = Search::in_memory(&SweepDefinition { evaluation, ..definition.clone() }).await?;
+    perfect.race().await?;
     let points = |best: v1::BestPointsResponse| -> Vec<_> {
         best.answers.into_iter().map(|answer| answer.point).collect()
     };
@@ -189,8 +157,8 @@ async fn a_race_goes_on_after_a_restart_and_loses_no_result() -> anyhow::Result<
 #[tokio::test]
 async fn a_raced_point_is_no_answer() -> anyhow::Result<()> {
     let definition = definition(Strategy::Grid, Some(CERTAIN));
-    let raced = Raced::in_memory(&definition).await?;
-    raced.run().await?;
+    let raced = Search::in_memory(&definition).await?;
+    raced.race().await?;
     let points = raced.raced_points().await?;
     assert!(!points.is_empty());
     for answer in raced.cluster.best(&definition).await?.answers {
@@ -205,8 +173,8 @@ async fn a_raced_point_is_no_answer() -> anyhow::Result<()> {
 async fn a_raced_point_gets_no_texts_unless_somebody_samples_it() -> anyhow::Result<()> {
     let mut definition = definition(Strategy::Grid, Some(CERTAIN));
     definition.evaluation.generation = Coverage::All;
-    let raced = Raced::in_memory(&definition).await?;
-    raced.run().await?;
+    let raced = Search::in_memory(&definition).await?;
+    raced.race().await?;
     let progress = raced.progress().await?;
     let counts = |rung: v1::Rung| progress.rungs.iter().find(|counts| counts.rung() == rung).copied();
     let likelihood = counts(v1::Rung::Likelihood).context("counts")?;
@@ -226,7 +194,7 @@ async fn a_raced_point_gets_no_texts_unless_somebody_samples_it() -> anyhow::Res
     };
     let first = raced.cluster.sweeps().request_sample(request.clone()).await?.into_inner();
     assert_eq!((first.pending, first.responses.len(), first.failures.len()), (2, 0, 0));
-    raced.run().await?;
+    raced.race().await?;
     let then = raced.cluster.sweeps().request_sample(request).await?.into_inner();
     assert_eq!((then.pending, then.responses.len()), (0, 2));
     Ok(())

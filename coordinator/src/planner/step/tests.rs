@@ -38,13 +38,7 @@ fn definition(likelihood: Coverage, generation: Coverage, confirm: usize) -> Swe
             likelihood,
             generation,
             finalists_per_target: 1,
-            decode: DecodeSettings {
-                max_new_tokens: 8,
-                temperature: 0.0,
-                top_p: 1.0,
-                seed: 0,
-                stop: Vec::new(),
-            },
+            decode: DecodeSettings::greedy(8),
             ladder: None,
             racing: None,
         },
@@ -128,22 +122,29 @@ fn finalists_are_chosen_once_every_likelihood_job_is_done_or_parked() {
 }
 
 #[test]
-fn a_ladder_is_climbed_when_nothing_is_open() {
-    let mut definition = usual();
-    definition.evaluation.ladder = Some(Ladder { confidence: 0.9, most: 10 });
+fn where_verdicts_decide_finalists_are_chosen_when_nothing_is_open() {
+    let mut laddered = usual();
+    laddered.evaluation.ladder = Some(Ladder { confidence: 0.9, most: 10 });
+    let judged = SweepDefinition {
+        strategy: Strategy::Bayesian(BayesianSettings::default()),
+        ..definition(Coverage::All, Coverage::All, 2)
+    };
+    let scored = SweepDefinition { strategy: Strategy::Grid, ..judged.clone() };
     let mut now = snapshot(StrategyState::Finished);
     now.totals.likelihood = counts(0, 0, 9, 0);
-    assert_eq!(plan_step(&definition, &now, LOW_WATER), Step::PlanFinalists);
+    for definition in [&laddered, &judged] {
+        assert_eq!(plan_step(definition, &now, LOW_WATER), Step::PlanFinalists);
+    }
     for rung in 0..2 {
         let totals = &mut now.totals;
         (totals.generation, totals.judgement) = (counts(0, 0, 3, 0), counts(0, 0, 3, 0));
         *[&mut totals.generation, &mut totals.judgement][rung] = counts(0, 1, 3, 0);
-        assert_eq!(plan_step(&definition, &now, LOW_WATER), Step::Wait);
-        assert_eq!(
-            plan_step(&usual(), &now, LOW_WATER),
-            Step::PlanFinalists,
-            "without a ladder no text decides"
-        );
+        for definition in [&laddered, &judged] {
+            assert_eq!(plan_step(definition, &now, LOW_WATER), Step::Wait);
+        }
+        for definition in [&usual(), &scored] {
+            assert_eq!(plan_step(definition, &now, LOW_WATER), Step::PlanFinalists, "no text decides");
+        }
     }
 }
 

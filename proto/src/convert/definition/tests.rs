@@ -110,6 +110,7 @@ fn measured() -> impl Generator<Value = (Evaluation, Strategy)> {
     });
     (evaluation(), strategy(), prop::option::of(racing)).prop_map(|(evaluation, strategy, racing)| {
         let raced = evaluation.likelihood == Coverage::All
+            && evaluation.ladder.is_none()
             && matches!(strategy, Strategy::Grid | Strategy::Random(_) | Strategy::Sobol(_));
         (Evaluation { racing: racing.filter(|_| raced), ..evaluation }, strategy)
     })
