@@ -1,13 +1,13 @@
 //! What an engine does within a memory: the same results, fewer at a time, and refusals before work.
 
 use crate::SMALL;
-use crate::common::{RandomFamily, Shape, words};
+use crate::common::{self, RandomFamily, Shape, random_prompts, words};
 use crate::goldens::folder;
 use avsweep_engine::{
-    AlignmentVector, BaseModel, Coefficient, Device, DeviceChoice, Engine, EngineError, ItemError, MemoryUse,
-    Message, PromptItem, Sampling, ScoreItem, WeightType,
+    BaseModel, Device, DeviceChoice, Engine, EngineError, ItemError, MemoryUse, Message, PromptItem,
+    Sampling, ScoreItem, WeightType,
 };
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
 
@@ -20,11 +20,7 @@ fn load(
     base: &Path,
     vectors: &[PathBuf],
 ) -> Result<Engine, EngineError> {
-    let base = BaseModel::open(base).unwrap();
-    let vectors: Vec<_> = vectors.iter().map(|path| AlignmentVector::open(path, &base).unwrap()).collect();
-    let coefficients: Vec<_> =
-        (0..vectors.len()).map(|index| Coefficient::whole(format!("c{index}"), index)).collect();
-    Engine::load_on(&Device::open(choice).unwrap(), memory, base, vectors, &coefficients, WeightType::Bf16)
+    common::load(&Device::open(choice).unwrap(), memory, base, vectors, WeightType::Bf16)
 }
 
 /// The smallest budget that the model has, by its own complaint about a smaller one.
@@ -40,13 +36,7 @@ fn least(choice: DeviceChoice, base: &Path, vectors: &[PathBuf]) -> u64 {
 }
 
 fn prompts(count: u64, longest: usize) -> Vec<PromptItem> {
-    let mut generator = ChaCha8Rng::seed_from_u64(5);
-    (0..count)
-        .map(|seed| {
-            let length = generator.random_range(1..longest);
-            PromptItem { messages: vec![Message::user(words(&mut generator, length, SMALL.vocab))], seed }
-        })
-        .collect()
+    random_prompts(5, count, longest, SMALL.vocab)
 }
 
 fn items(count: u64) -> Vec<ScoreItem> {
