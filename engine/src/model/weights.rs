@@ -3,6 +3,7 @@
 use super::config::{Architecture, ModelConfig};
 use super::layout::{EMBEDDING, HEAD, Layout};
 use crate::EngineError;
+use crate::device::check_tensors;
 use crate::files::{Checkpoint, StoredTensor};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ impl ModelWeights {
             _ => Layout::of(&config),
         };
         let tensors = checked_tensors(&layout, checkpoint, config.tied_embeddings)?;
+        check_tensors(folder, &config, &layout, &tensors)?;
         tensors.par_iter().try_for_each(StoredTensor::check_finite)?;
         Ok(Self { folder: folder.to_path_buf(), config, layout, tensors, fingerprint: OnceLock::new() })
     }

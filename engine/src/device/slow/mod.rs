@@ -4,6 +4,11 @@
 //! are batched by length, as many as the memory beside the weights holds, and every token of a reference is a step of
 //! its own.
 
+mod model;
+
+pub(crate) use model::check_tensors;
+
+use self::model::Model;
 use super::memory::PassSizes;
 use super::weights::{device_error, held_as};
 use crate::files::StoredTensor;
@@ -19,7 +24,6 @@ use crate::{EngineError, ItemError};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::ops::log_softmax;
-use candle_transformers::models::{helium, mixtral, olmo2, phi, starcoder2};
 use std::sync::Arc;
 
 /// Sequences that are computed together at most.
@@ -35,42 +39,6 @@ pub(crate) struct SlowDecoder {
     residency: Arc<Residency>,
     /// Never run itself: every batch runs a copy, whose weights are shared and whose cache is empty.
     model: Option<Model>,
-}
-
-/// A decoder with its cache. Cloning shares the weights.
-#[derive(Clone)]
-enum Model {
-    Phi(phi::Model),
-    Starcoder2(starcoder2::Model),
-    Olmo2(olmo2::Model),
-    Helium(helium::Model),
-    Mixtral(mixtral::Model),
-}
-
-impl Model {
-    fn load(config: &CandleConfig, weights: VarBuilder<'_>) -> Result<Self> {
-        Ok(match config {
-            CandleConfig::Phi(config) => Self::Phi(phi::Model::new(config, weights)?),
-            CandleConfig::Starcoder2(config) => Self::Starcoder2(starcoder2::Model::new(config, weights)?),
-            CandleConfig::Olmo2(config) => Self::Olmo2(olmo2::Model::new(config, weights)?),
-            CandleConfig::Helium(config) => Self::Helium(helium::Model::new(config, weights)?),
-            CandleConfig::Mixtral(config) => Self::Mixtral(mixtral::Model::new(config, weights)?),
-        })
-    }
-
-    /// Takes tokens in, `[batch, tokens]`, after `seen` earlier ones; logits after the last in f32,
-    /// `[batch, vocabulary]`.
-    fn forward(&mut self, tokens: &Tensor, seen: usize) -> Result<Tensor> {
-        let logits = match self {
-            Self::Phi(model) => model.forward(tokens)?,
-            Self::Starcoder2(model) => model.forward(tokens, seen)?,
-            Self::Olmo2(model) => model.forward(tokens, seen)?,
-            Self::Helium(model) => model.forward(tokens, seen)?,
-            Self::Mixtral(model) => model.forward(tokens, seen)?,
-        };
-        let width = logits.dim(D::Minus1)?;
-        logits.reshape((tokens.dim(0)?, width))?.to_dtype(DType::F32)
-    }
 }
 
 /// A batch being decoded.
@@ -205,7 +173,7 @@ impl SlowDecoder {
     /// Takes over the weights of a point, tensor by tensor.
     ///
     /// # Errors
-    /// [`EngineError::Device`] naming a tensor that is missing or misshapen, or [`EngineError::OutOfMemory`].
+    /// [`EngineError::OutOfMemory`] or [`EngineError::Device`].
     pub(crate) fn fill(&mut self, source: CandleSource) -> std::result::Result<(), EngineError> {
         // The old weights go first: two may not fit.
         self.model = None;
@@ -319,7 +287,7 @@ impl SlowDecoder {
         let mut batch = self.batch()?;
         let tokens: Vec<&[u32]> = prompts.iter().map(|(_, prompt)| &*prompt.tokens).collect();
         let length = tokens.first().map_or(0, |tokens| tokens.len());
-        let limit = settings.max_new_tokens.min(base.config().context.saturating_sub(length));
+        let limit = answer_limit(&self.sizes, settings, length);
         let mut samplers: Vec<Sampler> =
             prompts.iter().map(|(_, prompt)| Sampler::new(settings, prompt.seed)).collect();
         let mut generated: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
