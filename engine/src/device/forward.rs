@@ -6,7 +6,7 @@ use super::rotary::{RotaryTable, Rotation};
 use super::weights::{FillError, LayerWeights, Matrix, Norm, Sources, Weights, device_error, held_as};
 use crate::decoder::Forest;
 use crate::files::StoredTensor;
-use crate::memory::{MemoryUse, SHORT_QUERY, Stay, split};
+use crate::memory::{MemoryUse, Residency, SHORT_QUERY, Stay, split};
 use crate::merge::MergingSource;
 use crate::model::{Activation, ModelConfig, ModelWeights};
 use crate::run::WeightType;
@@ -56,6 +56,24 @@ impl TensorDecoder {
         Self::holding(held_as(dtype, device), base, vectors, device, budget)
     }
 
+    /// How a budget is split where weights and activations are of type `held`.
+    ///
+    /// # Errors
+    /// [`EngineError::TooLarge`].
+    pub(crate) fn split(
+        base: &ModelWeights,
+        vectors: &[AlignmentVector],
+        held: DType,
+        budget: u64,
+    ) -> std::result::Result<(Residency, MemoryUse), EngineError> {
+        let sizes = PassSizes { config: &base.config, element: held.size_in_bytes() };
+        let merged =
+            (base.tensors.iter().map(StoredTensor::len).sum::<usize>() * held.size_in_bytes()) as u64;
+        let short = SHORT_QUERY.min(base.config.context);
+        let least = sizes.pass(short) + sizes.sequence(short);
+        split(base, vectors, (budget, merged, least), Stay::All)
+    }
+
     /// As [`new`](Self::new), with weights and activations of type `held`.
     fn holding(
         held: DType,
@@ -65,12 +83,7 @@ impl TensorDecoder {
         budget: u64,
     ) -> std::result::Result<Self, EngineError> {
         let config = base.config.clone();
-        let sizes = PassSizes { config: &config, element: held.size_in_bytes() };
-        let merged =
-            (base.tensors.iter().map(StoredTensor::len).sum::<usize>() * held.size_in_bytes()) as u64;
-        let short = SHORT_QUERY.min(config.context);
-        let least = sizes.pass(short) + sizes.sequence(short);
-        let (residency, memory) = split(base, vectors, (budget, merged, least), Stay::All)?;
+        let (residency, memory) = Self::split(base, vectors, held, budget)?;
         let weights =
             Weights::zeros(base, held, device).map_err(device_error("allocating the merged weights"))?;
         let sources = Sources::load(base, vectors, device, &residency)

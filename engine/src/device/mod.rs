@@ -34,4 +34,4 @@ pub(crate) use generate::{generate, plan as generation_plan};
 pub(crate) use memory::default_budget;
 pub(crate) use score::score;
 pub(crate) use slow::{SlowDecoder, check_tensors};
-pub(crate) use weights::device_error;
+pub(crate) use weights::{device_error, held_as};

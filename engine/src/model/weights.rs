@@ -25,6 +25,13 @@ impl ModelWeights {
     /// # Errors
     /// Every [`EngineError`] about `config.json` and tensors.
     pub(crate) fn open(folder: &Path) -> Result<Self, EngineError> {
+        let weights = Self::described(folder)?;
+        weights.tensors.par_iter().try_for_each(StoredTensor::check_finite)?;
+        Ok(weights)
+    }
+
+    /// As [`open`](Self::open), from the files' headers alone: no weight is read.
+    pub(crate) fn described(folder: &Path) -> Result<Self, EngineError> {
         let config = ModelConfig::open(folder)?;
         let checkpoint = Checkpoint::open(folder)?;
         let layout = match config.architecture {
@@ -33,7 +40,6 @@ impl ModelWeights {
         };
         let tensors = checked_tensors(&layout, checkpoint, config.tied_embeddings)?;
         check_tensors(folder, &config, &layout, &tensors)?;
-        tensors.par_iter().try_for_each(StoredTensor::check_finite)?;
         Ok(Self { folder: folder.to_path_buf(), config, layout, tensors, fingerprint: OnceLock::new() })
     }
 

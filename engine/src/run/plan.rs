@@ -77,8 +77,7 @@ pub(crate) fn sequence_bytes(config: &ModelConfig, positions: usize) -> u64 {
 }
 
 /// Bytes beside the weights that a short query takes.
-pub(crate) fn least_room(base: &BaseModel) -> u64 {
-    let config = base.config();
+pub(crate) fn least_room(config: &ModelConfig) -> u64 {
     let short = SHORT_QUERY.min(config.context);
     let pass = PassBytes::of(config, Threads::All, rayon::current_num_threads());
     pass.at(short) + sequence_bytes(config, short)

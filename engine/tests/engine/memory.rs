@@ -1,7 +1,7 @@
 //! What an engine does within a memory: the same results, fewer at a time, and refusals before work.
 
 use crate::SMALL;
-use crate::common::{self, RandomFamily, Shape, random_prompts, words};
+use crate::common::{self, RandomFamily, Shape, random_prompts, random_weights, words, write_tensors};
 use crate::goldens::folder;
 use avsweep_engine::{
     BaseModel, Device, DeviceChoice, Engine, EngineError, ItemError, MemoryUse, Message, PromptItem,
@@ -55,6 +55,29 @@ fn a_model_over_its_budget_is_refused_before_anything_is_allocated() {
         assert_eq!((memory.budget, memory.kept), (least, 0));
     }
     assert!(load(DeviceChoice::Cpu, Some(1), &folder("others/phi"), &[]).is_err());
+}
+
+/// Weights that opening would refuse for their values are not looked at.
+#[test]
+fn the_headers_of_a_models_files_tell_that_it_does_not_fit() {
+    let family = RandomFamily::new(&SMALL, 0);
+    let mut weights = random_weights(&SMALL, 1, 1.0);
+    weights[3].2[0] = f32::NAN;
+    write_tensors(&family.base.join("model.safetensors"), &weights);
+    assert!(matches!(BaseModel::open(&family.base), Err(EngineError::NonFinite { .. })));
+    let phi = folder("others/phi");
+    for (choice, base) in
+        [(DeviceChoice::Cpu, &family.base), (DeviceChoice::Candle, &family.base), (DeviceChoice::Cpu, &phi)]
+    {
+        let device = Device::open(choice).unwrap();
+        let check = |memory| Engine::check_memory(&device, memory, base, WeightType::Bf16);
+        let Err(EngineError::TooLarge { merged, least, budget: 1, .. }) = check(Some(1)) else {
+            panic!("{choice}")
+        };
+        assert!(check(Some(merged + least - 1)).is_err());
+        check(Some(merged + least)).unwrap();
+        check(None).unwrap();
+    }
 }
 
 #[test]

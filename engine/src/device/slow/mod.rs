@@ -14,7 +14,7 @@ use super::weights::{device_error, held_as};
 use crate::files::StoredTensor;
 use crate::memory::{GenerationPlan, MemoryUse, Residency, SHORT_QUERY, Stay, split};
 use crate::merge::CandleSource;
-use crate::model::{BaseModel, CandleConfig, CandleModel, ModelConfig};
+use crate::model::{BaseModel, CandleConfig, CandleModel, ModelConfig, ModelWeights};
 use crate::run::{
     FinishReason, Finished, PreparedPrompts, PreparedScores, PromptTokens, ReferenceScore, Sampler, Sampling,
     ScoreTokens, WeightType, answer_limit, ending,
@@ -70,31 +70,42 @@ impl SlowDecoder {
     /// # Errors
     /// [`EngineError::TooLarge`].
     pub(crate) fn of(
-        base: &BaseModel,
+        base: &ModelWeights,
         vectors: &[AlignmentVector],
         dtype: WeightType,
         device: Option<&Device>,
         budget: u64,
     ) -> std::result::Result<Option<Self>, EngineError> {
-        let Some((model, text)): Option<(CandleModel, &str)> = base.config().candle_model() else {
+        let Some((model, text)): Option<(CandleModel, &str)> = base.config.candle_model() else {
             return Ok(None);
         };
         let device = device.cloned().unwrap_or(Device::Cpu);
         // What was parsed when the base was opened is parsed again.
         let Ok(config) = CandleConfig::parse(model, text) else { return Ok(None) };
         let dtype = held_as(dtype, &device);
-        let sizes = base.config().clone();
-        let short = SHORT_QUERY.min(sizes.context);
-        let least = PassSizes { config: &sizes, element: dtype.size_in_bytes() }.alone(short / 2, short);
-        let tensors = &base.weights.tensors;
+        let (residency, memory) = Self::split(base, vectors, dtype, &device, budget)?;
+        let (sizes, residency) = (base.config.clone(), Arc::new(residency));
+        Ok(Some(Self { config, device, dtype, sizes, memory, residency, model: None }))
+    }
+
+    /// How a budget is split where weights are held as `dtype`.
+    fn split(
+        base: &ModelWeights,
+        vectors: &[AlignmentVector],
+        dtype: DType,
+        device: &Device,
+        budget: u64,
+    ) -> std::result::Result<(Residency, MemoryUse), EngineError> {
+        let sizes = PassSizes { config: &base.config, element: dtype.size_in_bytes() };
+        let short = SHORT_QUERY.min(base.config.context);
+        let least = sizes.alone(short / 2, short);
+        let tensors = &base.tensors;
         let elements: usize = tensors.iter().map(StoredTensor::len).sum();
         // One tensor is merged in f32 before it takes the type that it is held in.
         let largest = tensors.iter().map(StoredTensor::len).max().unwrap_or(0);
         let merged = (elements * dtype.size_in_bytes() + largest * size_of::<f32>()) as u64;
         let stay = if device.is_cpu() { Stay::Tensors } else { Stay::Nothing };
-        let (residency, memory) = split(&base.weights, vectors, (budget, merged, least), stay)?;
-        let residency = Arc::new(residency);
-        Ok(Some(Self { config, device, dtype, sizes, memory, residency, model: None }))
+        split(base, vectors, (budget, merged, least), stay)
     }
 
     /// Where the memory goes.
