@@ -148,8 +148,7 @@ impl TensorDecoder {
         mut keep: impl FnMut(usize, &Tensor, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
         let rows = forest.tokens.len();
-        let plan =
-            |wanted: &[u32]| AttentionPlan::new(forest, wanted, &self.windows, self.dtype, &self.device);
+        let plan = |wanted: &[u32]| AttentionPlan::new(forest, wanted, self.dtype, &self.device);
         let every: Vec<u32> = (0..rows as u32).collect();
         let all = plan(&every)?;
         // Behind the last layer's keys and values only the wanted rows matter.
@@ -200,11 +199,14 @@ impl TensorDecoder {
 
     /// Logits of hidden states in f32, `[rows, vocabulary]`.
     pub(super) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let logits = hidden.matmul(&self.weights.head.t()?)?.to_dtype(DType::F32)?;
-        match self.config.logit_softcap.map(f64::from) {
-            None => Ok(logits),
-            Some(cap) => (logits / cap)?.tanh()? * cap,
+        let mut logits = hidden.matmul(&self.weights.head.t()?)?.to_dtype(DType::F32)?;
+        if let Some(cap) = self.config.logit_softcap.map(f64::from) {
+            // Each step lets go of the one before.
+            logits = (logits / cap)?;
+            logits = logits.tanh()?;
+            logits = (logits * cap)?;
         }
+        Ok(logits)
     }
 
     /// Rows whose logits exist at a time.

@@ -5,6 +5,7 @@
 //! tokens to the host, which only looks for ends. Sampling at a temperature draws on the host, from the same random
 //! numbers as on CPU.
 
+use super::attention::Sight;
 use super::forward::{Projected, TensorDecoder};
 use super::store::StoreRows;
 use super::weights::device_error;
@@ -13,7 +14,7 @@ use crate::memory::GenerationPlan;
 use crate::model::{BaseModel, ModelConfig};
 use crate::run::{Finished, PreparedPrompts, PromptTokens, Sampler, Sampling, answer_limit, ending};
 use crate::{EngineError, ItemError};
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use std::collections::VecDeque;
 
@@ -122,11 +123,14 @@ pub(crate) fn generate(
         sampler: Sampler::new(settings, prompt.seed),
     });
     let cache = Cache::new(decoder, slots, capacity)?;
+    let greedy =
+        Greedy::new(decoder.config.vocab_size, &decoder.device).map_err(device_error("generating"))?;
     Batch {
         base,
         decoder,
         settings,
         joining,
+        greedy,
         cache,
         slots: (0..slots).map(|_| None).collect(),
         waiting: waiting.collect(),
@@ -141,6 +145,7 @@ struct Batch<'a> {
     decoder: &'a TensorDecoder,
     settings: &'a Sampling,
     joining: usize,
+    greedy: Greedy,
     cache: Cache,
     slots: Vec<Option<Sequence<'a>>>,
     waiting: VecDeque<Sequence<'a>>,
@@ -226,12 +231,9 @@ impl Batch<'_> {
         let slots: Vec<u32> = (0..self.slots.len() as u32).collect();
         let rows = self.cache.rows(&slots, &places, device)?;
         let positions = Tensor::new(positions, device)?;
-        let masks = self
-            .decoder
-            .windows
-            .iter()
-            .map(|window| mask(&positions, *window, end, self.decoder.dtype))
-            .collect::<Result<Vec<_>>>()?;
+        let sight = Sight::new(&positions, end, self.decoder.dtype)?;
+        let mask = |window: &Option<usize>| sight.mask(*window)?.reshape((self.slots.len(), 1, 1, end));
+        let masks = self.decoder.windows.iter().map(mask).collect::<Result<Vec<_>>>()?;
         let hidden =
             self.decoder.step(&Tensor::new(tokens, device)?, &positions, end, |layer, projected| {
                 let window = self.decoder.config.attention[layer].window;
@@ -247,7 +249,7 @@ impl Batch<'_> {
     /// out.
     fn advance(&mut self, slots: &[(usize, usize)], logits: &Tensor) -> Result<()> {
         let tokens: Vec<Option<u32>> = if self.settings.temperature == 0.0 {
-            let chosen = greedy(logits)?;
+            let chosen = self.greedy.choose(logits)?;
             slots.iter().map(|(_, row)| chosen[*row]).collect()
         } else {
             let logits = logits.to_vec2::<f32>()?;
@@ -287,43 +289,40 @@ impl Batch<'_> {
     }
 }
 
-/// The most probable token of every row, the first of equals, or nothing where a logit is not finite: chosen on the
-/// device, fetched at once.
-fn greedy(logits: &Tensor) -> Result<Vec<Option<u32>>> {
-    let (rows, width) = logits.dims2()?;
-    // A device's argmax takes any of equals. Ids below 2²⁴ are exact in f32.
-    let ids = Tensor::arange(0, width as u32, logits.device())?.to_dtype(DType::F32)?;
-    let highest = logits.max_keepdim(D::Minus1)?;
-    let elsewhere = Tensor::full(width as f32, (rows, width), logits.device())?;
-    let first = logits
-        .broadcast_eq(&highest)?
-        .where_cond(&ids.broadcast_as((rows, width))?.contiguous()?, &elsewhere)?
-        .min(D::Minus1)?;
-    // A sum is finite only if every logit is.
-    let sums = logits.sum(D::Minus1)?;
-    let fetched = Tensor::stack(&[first, sums], 0)?.to_vec2::<f32>()?;
-    Ok(fetched[0]
-        .iter()
-        .zip(&fetched[1])
-        .map(|(token, sum)| (sum.is_finite() && (*token as usize) < width).then_some(*token as u32))
-        .collect())
+/// Chooses most probable tokens on the device.
+struct Greedy {
+    /// Every token, in f32 (ids below 2²⁴ are exact there), `[1, vocabulary]`.
+    ids: Tensor,
+    /// What is no token, `[1, 1]`.
+    none: Tensor,
 }
 
-/// 0 where a slot's position sees, −∞ where it does not, `[slots, 1, 1, end]`.
-fn mask(positions: &Tensor, window: Option<usize>, end: usize, dtype: DType) -> Result<Tensor> {
-    let device = positions.device();
-    let keys = Tensor::arange(0, end as u32, device)?.reshape((1, end))?;
-    let slots = positions.dim(0)?;
-    let positions = positions.reshape((slots, 1))?;
-    let mut visible = keys.broadcast_le(&positions)?;
-    if let Some(window) = window {
-        // position − key < window.
-        let last = (keys.to_dtype(DType::F32)? + window as f64)?;
-        visible = (visible * last.broadcast_gt(&positions.to_dtype(DType::F32)?)?)?;
+impl Greedy {
+    fn new(vocabulary: usize, device: &Device) -> Result<Self> {
+        let ids = Tensor::arange(0, vocabulary as u32, device)?.to_dtype(DType::F32)?.unsqueeze(0)?;
+        Ok(Self { ids, none: Tensor::full(vocabulary as f32, (1, 1), device)? })
     }
-    let seen = Tensor::zeros((slots, end), dtype, device)?;
-    let hidden = Tensor::full(f32::NEG_INFINITY, (slots, end), device)?.to_dtype(dtype)?;
-    visible.where_cond(&seen, &hidden)?.reshape((slots, 1, 1, end))
+
+    /// The most probable token of every row, the first of equals, or nothing where a logit is not finite; fetched at
+    /// once.
+    fn choose(&self, logits: &Tensor) -> Result<Vec<Option<u32>>> {
+        let (_, width) = logits.dims2()?;
+        let highest = logits.max_keepdim(D::Minus1)?;
+        let is_highest = logits.broadcast_eq(&highest)?;
+        let shape = logits.shape();
+        // A device's argmax takes any of equals.
+        let first = is_highest
+            .where_cond(&self.ids.broadcast_as(shape)?, &self.none.broadcast_as(shape)?)?
+            .min(D::Minus1)?;
+        // A sum is finite only if every logit is.
+        let sums = logits.sum(D::Minus1)?;
+        let fetched = Tensor::stack(&[first, sums], 0)?.to_vec2::<f32>()?;
+        Ok(fetched[0]
+            .iter()
+            .zip(&fetched[1])
+            .map(|(token, sum)| (sum.is_finite() && (*token as usize) < width).then_some(*token as u32))
+            .collect())
+    }
 }
 
 impl Cache {
@@ -348,7 +347,7 @@ impl Cache {
     }
 
     /// Which rows of keys and values, `[rows, kv_heads, head_dim]`, go to which places (slot and position).
-    fn rows(&self, from: &[u32], to: &[(usize, usize)], device: &candle_core::Device) -> Result<Places> {
+    fn rows(&self, from: &[u32], to: &[(usize, usize)], device: &Device) -> Result<Places> {
         let heads = 0..self.kv_heads;
         let from: Vec<u32> = from
             .iter()

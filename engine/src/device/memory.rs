@@ -1,7 +1,7 @@
 //! What passes and sequences take on a device beside the weights, known before they run: upper bounds, for what the
 //! device's allocator gives and when it takes it back is its own affair.
 
-use super::attention::{GROUP_KEYS, GROUP_SCORES, QUERY_ROWS};
+use super::attention::{FREE_SCORES, GROUP_KEYS, GROUP_SCORES, QUERY_ROWS};
 use super::forward::LOGITS;
 use crate::memory::share_of_host;
 use crate::model::ModelConfig;
@@ -15,6 +15,8 @@ const SCORES: usize = 4;
 const GATHERED: usize = 4;
 /// No pass has more rows.
 const MOST_ROWS: usize = 1 << 20;
+/// Windows that a model's layers may have together: a step makes a mask for each.
+const WINDOWS: usize = 2;
 
 /// Share of a device's free memory that an engine may take by itself: the rest is for what allocators leave unused.
 #[cfg(feature = "cuda")]
@@ -43,11 +45,12 @@ impl PassSizes<'_> {
     pub(super) fn pass(&self, rows: usize) -> u64 {
         let ModelConfig { heads, kv_heads, head_dim, vocab_size, .. } = *self.config;
         let square = rows.saturating_mul(rows);
-        let scores = square.min(GROUP_SCORES.max(QUERY_ROWS * rows));
+        // A group's padding included.
+        let scores = (square + square / 10 + FREE_SCORES).min(GROUP_SCORES.max(QUERY_ROWS * rows));
         let gathered = square.min(GROUP_KEYS.max(rows));
         let logits = rows.min((LOGITS / vocab_size).max(1)) * self.logits();
         (rows * self.row() + logits) as u64
-            + (SCORES * scores * heads * self.element) as u64
+            + (scores * (SCORES * heads * self.element + self.mask())) as u64
             + (GATHERED * gathered * kv_heads * head_dim * self.element) as u64
     }
 
@@ -70,7 +73,7 @@ impl PassSizes<'_> {
     /// Bytes of a sequence that is being decoded, its cache included.
     pub(super) fn sequence(&self, positions: usize) -> u64 {
         let ModelConfig { layers, heads, .. } = *self.config;
-        let scores = SCORES * heads * positions * self.element;
+        let scores = positions * (SCORES * heads * self.element + WINDOWS * self.mask());
         // One layer's keys and values may be copied for the products.
         self.cache(positions) + self.cache(positions) / layers as u64 + (scores + self.logits()) as u64
     }
@@ -89,8 +92,13 @@ impl PassSizes<'_> {
             + 2 * FLOAT * hidden_size
     }
 
-    /// Of one row: as products, in f32, capped, and compared with the largest.
+    /// Of a score's mask: what is seen, within the window, both; and the mask made of it.
+    fn mask(&self) -> usize {
+        3 + self.element
+    }
+
+    /// Of one row: as products, in f32, and what softmax or a choice makes of them.
     fn logits(&self) -> usize {
-        self.config.vocab_size * (self.element + 4 * FLOAT + 1)
+        self.config.vocab_size * (self.element + 3 * FLOAT + 1)
     }
 }
