@@ -1,7 +1,7 @@
 //! The forward pass over tensors: packed rows through the matrix products, details from the configuration.
 
 use super::attention::{AttentionPlan, Heads};
-use super::memory::PassSizes;
+use super::memory::{PassSizes, halved};
 use super::rotary::{RotaryTable, Rotation};
 use super::weights::{FillError, LayerWeights, Matrix, Norm, Sources, Weights, device_error, held_as};
 use crate::decoder::Forest;
@@ -9,7 +9,7 @@ use crate::files::StoredTensor;
 use crate::memory::{MemoryUse, Residency, SHORT_QUERY, Stay, split};
 use crate::merge::MergingSource;
 use crate::model::{Activation, ModelConfig, ModelWeights};
-use crate::run::WeightType;
+use crate::run::{ChunkSize, WeightType};
 use crate::vector::AlignmentVector;
 use crate::{EngineError, ItemError};
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -17,6 +17,8 @@ use candle_nn::ops::{rms_norm, silu};
 
 /// Elements of logits that exist at a time: with 150,000 tokens a vocabulary, some 200 rows.
 pub(super) const LOGITS: usize = 1 << 25;
+/// Rows that are scored together.
+const CHUNK_ROWS: usize = 8192;
 
 /// A decoder on a device, with the weights of one point.
 pub(crate) struct TensorDecoder {
@@ -113,9 +115,12 @@ impl TensorDecoder {
         PassSizes { config: &self.config, element: self.dtype.size_in_bytes() }
     }
 
-    /// The largest pass that fits beside the weights.
-    pub(crate) fn most_rows(&self) -> usize {
-        self.sizes().most_rows(self.memory.room())
+    /// How many rows are scored together: enough to fill a device with matrix products, or a part that leaves room
+    /// beside the weights for the last query of a chunk.
+    pub(crate) fn chunk_size(&self) -> ChunkSize {
+        let (sizes, room) = (self.sizes(), self.memory.room());
+        let tokens = halved(CHUNK_ROWS, |rows| sizes.pass(2 * rows) <= room);
+        ChunkSize { tokens, most: 2 * tokens }
     }
 
     /// Checks that a pass of so many rows fits beside the weights.

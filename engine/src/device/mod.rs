@@ -12,7 +12,7 @@
 //! `slow` runs decoders that the engine does not compute itself, by candle-transformers, on the same devices.
 //!
 //! Matrix products choose their kernels by shape, so that a result depends on its batch within rounding. Batches are
-//! a function of the job.
+//! a function of the job and the model; where memory is short, they are halved until they fit.
 
 mod attention;
 mod choice;

@@ -85,9 +85,6 @@ impl Cpu {
     }
 }
 
-/// Rows that a device scores together: enough to fill it with matrix products.
-const DEVICE_CHUNK_TOKENS: usize = 8192;
-
 impl Engine {
     /// Sets the engine up on the CPU and merges the origin (every coefficient zero).
     ///
@@ -104,8 +101,8 @@ impl Engine {
 
     /// Sets the engine up on a device and merges the origin (every coefficient zero). Weights, caches and activations
     /// take `memory` bytes at most: of the device's memory where it has its own, else of the host's. By default that is
-    /// [`HOST_SHARE`](crate::HOST_SHARE) of what the host or the process's control group has, or nine tenths of what is
-    /// free on the device. Base and vectors stay in that memory as far as they fit beside merged weights and a part for
+    /// [`HOST_SHARE`](crate::HOST_SHARE) of what the host or the process's control group has, or 85 % of the device's
+    /// (90 % of what is free where others use it). Base and vectors stay in that memory as far as they fit beside merged weights and a part for
     /// the rest; [`memory`](Self::memory) says what was decided. The other tensors are read from their mapped files for
     /// every point.
     ///
@@ -234,8 +231,7 @@ impl Engine {
                 PreparedScores::new(base, items, size, |item| cpu.check_pass(item.rows()))
             }
             Backend::Tensors(decoder) => {
-                let size = size(DEVICE_CHUNK_TOKENS, decoder.most_rows());
-                PreparedScores::new(base, items, size, |item| decoder.check_pass(item.rows()))
+                PreparedScores::new(base, items, decoder.chunk_size(), |item| decoder.check_pass(item.rows()))
             }
             Backend::Slow(decoder) => {
                 let size = size(chunk_tokens(base), usize::MAX);

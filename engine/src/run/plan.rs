@@ -18,8 +18,8 @@ const LARGE_GROUP: usize = 16;
 /// Places for sequences of a small model that are decoded together: few, so that all cores have a group.
 const SMALL_GROUP: usize = 8;
 
-/// Groups that a small model's prompts are split into where there are enough: a function of the job, not of the
-/// machine, so that the composition of batches is as well.
+/// Groups that a small model's prompts are split into where there are enough. Results do not depend on it: a sequence is
+/// the same in any batch here.
 const SMALL_GROUPS: usize = 8;
 
 /// Above this many weight bytes a step is bound by reading the weights: then one group uses all cores, instead of

@@ -190,3 +190,60 @@ fn joining_prompts_are_taken_in_within_a_bounded_pass() {
         assert_eq!(&engine.generate(&alone, &settings).unwrap()[0], expected);
     }
 }
+
+/// On a device results depend on the batch within rounding: its size must not follow every byte that is free.
+#[test]
+fn on_a_device_memory_changes_what_is_done_together_by_halves_only() {
+    let family = RandomFamily::new(&LONG, 0);
+    let phi = folder("others/phi");
+    for (choice, base, count, words, new_tokens) in
+        [(DeviceChoice::Candle, &family.base, 200, 20, 1000), (DeviceChoice::Cpu, &phi, 16, 30, 20)]
+    {
+        let least = least(choice, base, &[]);
+        let prompt = PromptItem { messages: vec![Message::user("w1 ".repeat(words))], seed: 0 };
+        let (prompts, settings) = (vec![prompt; count], Sampling::greedy(new_tokens));
+        let mut seen = Vec::new();
+        for step in 0..60 {
+            let engine = load(choice, Some(least + step * least / 2), base, &[]).unwrap();
+            let plan = engine.generation_plan(&engine.prepare_prompts(&prompts), &settings);
+            assert!(plan.cache <= engine.memory().room());
+            // Under the least budget even one may be too long.
+            if plan.sequences > 0 {
+                seen.push(plan.sequences);
+            }
+        }
+        assert!(seen.is_sorted(), "{seen:?}");
+        seen.dedup();
+        let halves: Vec<usize> =
+            std::iter::successors(Some(count), |size| (*size > 1).then_some(size / 2)).collect();
+        assert!(seen.len() > 2 && seen.iter().all(|size| halves.contains(size)), "{choice}: {seen:?}");
+        assert_eq!(seen.last(), Some(&count));
+    }
+}
+
+#[test]
+fn a_long_prompt_does_not_take_its_length_in_every_slot() {
+    // Many layers, for keys and values to weigh more than a pass.
+    let family = RandomFamily::new(&Shape { layers: 40, ..LONG }, 0);
+    let least = least(DeviceChoice::Candle, &family.base, &[]);
+    let engine = load(DeviceChoice::Candle, Some(3 * least), &family.base, &[]).unwrap();
+    let settings = Sampling::greedy(10);
+    let mut prompts = prompts(40, 12);
+    let plan = |prompts: &[PromptItem]| engine.generation_plan(&engine.prepare_prompts(prompts), &settings);
+    assert_eq!(plan(&prompts).sequences, 40);
+    prompts[7].messages = vec![Message::user("w1 ".repeat(500))];
+    let long = plan(&prompts[7..8]);
+    // What forty such slots would take is not there.
+    assert!(
+        long.sequences == 1 && 40 * long.cache > engine.memory().room(),
+        "{long:?} {:?}",
+        engine.memory()
+    );
+    assert_eq!(plan(&prompts).sequences, 39);
+    let together = engine.generate(&engine.prepare_prompts(&prompts), &settings).unwrap();
+    for at in [0, 7, 8, 39] {
+        let alone = engine.prepare_prompts(&prompts[at..=at]);
+        assert_eq!(engine.generate(&alone, &settings).unwrap()[0], together[at]);
+        assert!(together[at].is_ok());
+    }
+}

@@ -9,7 +9,7 @@ mod model;
 pub(crate) use model::check_tensors;
 
 use self::model::Model;
-use super::memory::PassSizes;
+use super::memory::{PassSizes, halved};
 use super::weights::{device_error, held_as};
 use crate::files::StoredTensor;
 use crate::memory::{GenerationPlan, MemoryUse, Residency, SHORT_QUERY, Stay, split};
@@ -124,8 +124,8 @@ impl SlowDecoder {
 
     /// How many sequences of so many prompt tokens and positions are computed together.
     fn batch_size(&self, prompt: usize, positions: usize) -> usize {
-        let fits = self.memory.room() / self.bytes(prompt, positions).max(1);
-        usize::try_from(fits).unwrap_or(BATCH).clamp(1, BATCH)
+        let bytes = self.bytes(prompt, positions);
+        halved(BATCH, |sequences| bytes * sequences as u64 <= self.memory.room())
     }
 
     /// Checks that a sequence fits beside the weights.
