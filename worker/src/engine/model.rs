@@ -139,6 +139,11 @@ impl Model {
         refused.map_or(Ok(End::Finished), |error| Err(self.failed(error)))
     }
 
+    /// Whether a device computes that can break apart from the host.
+    pub(super) fn is_on_accelerator(&self) -> bool {
+        self.device.is_accelerator()
+    }
+
     /// Queries that were evaluated together last.
     pub(super) fn together(&self) -> usize {
         self.together
