@@ -35,10 +35,12 @@ pub(crate) enum Event {
     Stopped { number: u64 },
     /// The job failed.
     Failed { number: u64, error: String },
+    /// The job wants more memory than is here.
+    Short { number: u64, error: String },
     /// The sweep's jobs cannot be done here.
     Unfit { number: u64, error: UnfitError },
-    /// The evaluator cannot go on.
-    Broken(WorkerError),
+    /// The evaluator cannot go on after this job.
+    Broken { number: u64, error: WorkerError },
 }
 
 /// The evaluator and what drives it.
@@ -71,7 +73,7 @@ impl Driver {
             if matches!(last, Event::Unfit { .. }) {
                 self.queue.nothing_loaded();
             }
-            let broken = matches!(last, Event::Broken(_));
+            let broken = matches!(last, Event::Broken { .. });
             if self.events.send(last).await.is_err() || broken {
                 return;
             }
@@ -127,12 +129,15 @@ impl Driver {
                     return Ok(Some(Event::Failed { number, error: error_chain(&error) }));
                 }
                 Failure::Unfit(error) => return Ok(Some(Event::Unfit { number, error })),
-                Failure::Worker(error) => return Ok(Some(Event::Broken(error))),
+                Failure::Short(error) => {
+                    return Ok(Some(Event::Short { number, error: error_chain(&error) }));
+                }
+                Failure::Worker(error) => return Ok(Some(Event::Broken { number, error })),
                 Failure::OutOfMemory { together, reason } => {
                     self.events.send(Event::OutOfMemory { number }).await.map_err(|_| Unheard)?;
                     let Some(fewer) = self.limits.halve(recipe, rung, together) else {
                         let error = JobError::OutOfMemory { reason };
-                        return Ok(Some(Event::Failed { number, error: error_chain(&error) }));
+                        return Ok(Some(Event::Short { number, error: error_chain(&error) }));
                     };
                     tracing::warn!(%rung, together, fewer, reason, "out of memory: going on with fewer queries at once");
                     task = Arc::new(Task {

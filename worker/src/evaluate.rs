@@ -97,7 +97,11 @@ pub enum Failure {
     },
     /// The model files here are not the sweep's: its jobs cannot be done here, those of others may.
     Unfit(UnfitError),
-    /// The evaluator cannot go on.
+    /// The memory here does not hold one of the job's queries, not even alone: it cannot be done here, while another
+    /// worker may do it.
+    Short(JobError),
+    /// The evaluator cannot go on. Counts against the job that it was on, or a job that breaks every evaluator would
+    /// end one worker after another.
     Worker(WorkerError),
 }
 

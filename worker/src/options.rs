@@ -9,13 +9,14 @@ use avsweep_lease::{Backoff, Ended, Jitter, OnCoordinatorLost};
 
 use crate::engine::EngineOptions;
 
-/// What to do about a sweep whose model cannot be used here: other files than it was created with, or none.
+/// What to do about a sweep whose model cannot be used here (other files than it was created with, or none), and about
+/// jobs that want more memory than is here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnfitPolicy {
     /// Give its jobs back uncounted, leave it to others for a while, and go on with other sweeps.
     #[default]
     PassOver,
-    /// End with the reason: nobody else is there.
+    /// End with the reason, and count such jobs as failed: nobody else is there.
     End,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::model::{RandomFamily, Shape};
 use anyhow::{Context, Result};
-use avsweep_engine::{ByteSize, Message, PromptItem, Sampling, ScoreItem};
+use avsweep_engine::{ByteSize, Message, PromptItem, Sampling, ScoreItem, peak_host_memory};
 use clap::Args;
 use serde_json::json;
 
@@ -67,13 +67,14 @@ pub(crate) fn run(arguments: &MemoryArguments) -> Result<()> {
     let merged = 4 * parameters;
     let files = 2 * parameters * (1 + arguments.vectors);
     let kept = merged + files + caches;
-    let status = std::fs::read_to_string("/proc/self/status").context("peak memory is read from /proc")?;
+    let status =
+        std::fs::read_to_string("/proc/self/status").context("what is in memory is read from /proc")?;
     let bytes = |field: &str| -> Result<usize> {
         let line =
             status.lines().find_map(|line| line.strip_prefix(field)).with_context(|| field.to_owned())?;
         Ok(line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<usize>()? * 1024)
     };
-    let peak = bytes("VmHWM")?;
+    let peak = peak_host_memory().context("the system does not tell the peak")?;
     let report = json!({
         "shape": arguments.shape.name(), "parameters": parameters, "vectors": arguments.vectors,
         "queries": arguments.queries, "scored_tokens": scores.tokens(), "generated_tokens": generated,

@@ -206,7 +206,7 @@ pub(crate) struct DeviceArguments {
     pub device: DeviceChoice,
     /// Most memory that weights, caches and activations take (12GiB): of the GPU's on a GPU, else of this machine's.
     /// What does not fit of base and vectors is read from their files for every point. Default: three quarters of the
-    /// machine's memory or of the control group's limit, nine tenths of what is free on a GPU.
+    /// machine's memory or of the control group's limit, 85 % of a GPU's.
     #[arg(long, env = "AVSWEEP_MEMORY", value_name = "SIZE")]
     pub memory: Option<ByteSize>,
 }

@@ -15,7 +15,7 @@ pub(super) const GROUP_SCORES: usize = 1 << 22;
 /// Most keys that are gathered for a group: bounds memory where few queries each see much.
 pub(super) const GROUP_KEYS: usize = 1 << 17;
 /// Padding that is allowed whatever its share: so few scores cost less than another group's kernels.
-const FREE_SCORES: usize = 1 << 16;
+pub(super) const FREE_SCORES: usize = 1 << 16;
 
 /// Sizes of the heads, and what is done to scores.
 #[derive(Debug, Clone, Copy)]
@@ -48,27 +48,56 @@ struct Group {
     query_rows: Tensor,
     /// Rows of the forest, `[jobs · keys]`.
     key_rows: Tensor,
-    /// Per window 0 or −∞, `[jobs, 1, queries, keys]`.
-    masks: Vec<Tensor>,
+    sight: Sight,
+}
+
+/// What each of some rows sees of a path: made into a mask where one is needed, for all masks of a long prompt together
+/// are larger than the scores of one layer.
+pub(super) struct Sight {
+    /// Position of each row, u32 `[rows, 1]`.
+    positions: Tensor,
+    /// Positions on the path, u32 `[1, keys]`.
+    keys: Tensor,
+    /// 0 and −∞, `[1, 1]`.
+    seen: Tensor,
+    hidden: Tensor,
+}
+
+impl Sight {
+    /// Of rows at these positions (u32, one-dimensional), along paths of `keys` positions.
+    pub(super) fn new(positions: &Tensor, keys: usize, dtype: DType) -> Result<Self> {
+        let device = positions.device();
+        Ok(Self {
+            positions: positions.unsqueeze(1)?,
+            keys: Tensor::arange(0, keys as u32, device)?.unsqueeze(0)?,
+            seen: Tensor::zeros((1, 1), dtype, device)?,
+            hidden: Tensor::full(f32::NEG_INFINITY, (1, 1), device)?.to_dtype(dtype)?,
+        })
+    }
+
+    /// 0 where a row sees under a window, −∞ where it does not, `[rows, keys]`.
+    pub(super) fn mask(&self, window: Option<usize>) -> Result<Tensor> {
+        let mut visible = self.keys.broadcast_le(&self.positions)?;
+        if let Some(window) = window {
+            // position − key < window.
+            let last = (self.keys.to_dtype(DType::F32)? + window as f64)?;
+            visible = (visible * last.broadcast_gt(&self.positions.to_dtype(DType::F32)?)?)?;
+        }
+        let shape = visible.shape();
+        visible.where_cond(&self.seen.broadcast_as(shape)?, &self.hidden.broadcast_as(shape)?)
+    }
 }
 
 /// How the wanted rows of a forest attend: a function of the forest, used by every layer.
 pub(super) struct AttentionPlan {
-    windows: Vec<Option<usize>>,
     groups: Vec<Group>,
     /// Where each wanted row is among the groups' outputs.
     order: Tensor,
 }
 
 impl AttentionPlan {
-    /// Plans attention for the `wanted` rows (ascending) under each of the windows that layers have.
-    pub(super) fn new(
-        forest: &Forest,
-        wanted: &[u32],
-        windows: &[Option<usize>],
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
+    /// Plans attention for the `wanted` rows (ascending).
+    pub(super) fn new(forest: &Forest, wanted: &[u32], dtype: DType, device: &Device) -> Result<Self> {
         let mut jobs = jobs(forest, wanted);
         // Largest first; the sort is stable, so that the plan is a function of the forest.
         jobs.sort_by_key(|job| std::cmp::Reverse((job.keys.len(), job.queries.len())));
@@ -84,11 +113,11 @@ impl AttentionPlan {
                 }
             }
             start += group.len() * queries;
-            groups.push(Group::new(group, queries, windows, dtype, device)?);
+            groups.push(Group::new(group, queries, dtype, device)?);
             rest = later;
         }
         let order = Tensor::from_vec(order, wanted.len(), device)?;
-        Ok(Self { windows: windows.to_vec(), groups, order })
+        Ok(Self { groups, order })
     }
 
     /// Attention of the wanted rows, `[wanted, heads · head_dim]`, from their queries `[wanted, heads, head_dim]` and
@@ -100,11 +129,10 @@ impl AttentionPlan {
         queries: &Tensor,
         (keys, values): (&Tensor, &Tensor),
     ) -> Result<Tensor> {
-        let mask = self.windows.iter().position(|known| *known == window).unwrap_or(0);
         let mixed = self
             .groups
             .iter()
-            .map(|group| group.run(heads, mask, queries, keys, values))
+            .map(|group| group.run(heads, window, queries, keys, values))
             .collect::<Result<Vec<_>>>()?;
         Tensor::cat(&mixed, 0)?.index_select(&self.order, 0)
     }
@@ -154,13 +182,7 @@ fn group_size(jobs: &[Job]) -> usize {
 }
 
 impl Group {
-    fn new(
-        jobs: &[Job],
-        queries: usize,
-        windows: &[Option<usize>],
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
+    fn new(jobs: &[Job], queries: usize, dtype: DType, device: &Device) -> Result<Self> {
         let keys = jobs.iter().map(|job| job.keys.len()).max().unwrap_or(0);
         let padded = |rows: &[u32], length: usize| {
             let fill = rows.first().copied().unwrap_or(0);
@@ -168,28 +190,18 @@ impl Group {
         };
         let query_rows: Vec<u32> = jobs.iter().flat_map(|job| padded(&job.queries, queries)).collect();
         let key_rows: Vec<u32> = jobs.iter().flat_map(|job| padded(&job.keys, keys)).collect();
-        let masks = windows
-            .iter()
-            .map(|window| {
-                let mut mask = vec![f32::NEG_INFINITY; jobs.len() * queries * keys];
-                for (job, mask) in jobs.iter().zip(mask.chunks_exact_mut(queries * keys)) {
-                    for (row, mask) in mask.chunks_exact_mut(keys).enumerate() {
-                        // A padding row sees what the job's first row sees; nobody reads it.
-                        let position = job.positions.get(row).unwrap_or(&job.positions[0]);
-                        let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
-                        mask[first..=*position].fill(0.0);
-                    }
-                }
-                Tensor::from_vec(mask, (jobs.len(), 1, queries, keys), device)?.to_dtype(dtype)
-            })
-            .collect::<Result<_>>()?;
+        // A padding row sees what the job's first row sees; nobody reads it.
+        let position = |job: &Job, row: usize| *job.positions.get(row).unwrap_or(&job.positions[0]) as u32;
+        let positions: Vec<u32> =
+            jobs.iter().flat_map(|job| (0..queries).map(move |row| position(job, row))).collect();
+        let positions = Tensor::from_vec(positions, jobs.len() * queries, device)?;
         Ok(Self {
             jobs: jobs.len(),
             queries,
             keys,
             query_rows: Tensor::from_vec(query_rows, jobs.len() * queries, device)?,
             key_rows: Tensor::from_vec(key_rows, jobs.len() * keys, device)?,
-            masks,
+            sight: Sight::new(&positions, keys, dtype)?,
         })
     }
 
@@ -197,7 +209,7 @@ impl Group {
     fn run(
         &self,
         heads: Heads,
-        mask: usize,
+        window: Option<usize>,
         queries: &Tensor,
         keys: &Tensor,
         values: &Tensor,
@@ -218,7 +230,8 @@ impl Group {
                 .contiguous()
         };
         let scores = queries.matmul(&gather(keys)?.t()?)?.reshape((jobs, all, count, seen))?;
-        let weights = heads.weights(&scores, &self.masks[mask])?;
+        let mask = self.sight.mask(window)?.reshape((jobs, 1, count, seen))?;
+        let weights = heads.weights(&scores, &mask)?;
         weights
             .reshape((jobs, kv_heads, group * count, seen))?
             .matmul(&gather(values)?)?

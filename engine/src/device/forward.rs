@@ -1,15 +1,15 @@
 //! The forward pass over tensors: packed rows through the matrix products, details from the configuration.
 
 use super::attention::{AttentionPlan, Heads};
-use super::memory::PassSizes;
+use super::memory::{PassSizes, halved};
 use super::rotary::{RotaryTable, Rotation};
 use super::weights::{FillError, LayerWeights, Matrix, Norm, Sources, Weights, device_error, held_as};
 use crate::decoder::Forest;
 use crate::files::StoredTensor;
-use crate::memory::{MemoryUse, SHORT_QUERY, Stay, split};
+use crate::memory::{MemoryUse, Residency, SHORT_QUERY, Stay, split};
 use crate::merge::MergingSource;
 use crate::model::{Activation, ModelConfig, ModelWeights};
-use crate::run::WeightType;
+use crate::run::{ChunkSize, WeightType};
 use crate::vector::AlignmentVector;
 use crate::{EngineError, ItemError};
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -17,6 +17,8 @@ use candle_nn::ops::{rms_norm, silu};
 
 /// Elements of logits that exist at a time: with 150,000 tokens a vocabulary, some 200 rows.
 pub(super) const LOGITS: usize = 1 << 25;
+/// Rows that are scored together.
+const CHUNK_ROWS: usize = 8192;
 
 /// A decoder on a device, with the weights of one point.
 pub(crate) struct TensorDecoder {
@@ -56,6 +58,24 @@ impl TensorDecoder {
         Self::holding(held_as(dtype, device), base, vectors, device, budget)
     }
 
+    /// How a budget is split where weights and activations are of type `held`.
+    ///
+    /// # Errors
+    /// [`EngineError::TooLarge`].
+    pub(crate) fn split(
+        base: &ModelWeights,
+        vectors: &[AlignmentVector],
+        held: DType,
+        budget: u64,
+    ) -> std::result::Result<(Residency, MemoryUse), EngineError> {
+        let sizes = PassSizes { config: &base.config, element: held.size_in_bytes() };
+        let merged =
+            (base.tensors.iter().map(StoredTensor::len).sum::<usize>() * held.size_in_bytes()) as u64;
+        let short = SHORT_QUERY.min(base.config.context);
+        let least = sizes.pass(short) + sizes.sequence(short);
+        split(base, vectors, (budget, merged, least), Stay::All)
+    }
+
     /// As [`new`](Self::new), with weights and activations of type `held`.
     fn holding(
         held: DType,
@@ -65,12 +85,7 @@ impl TensorDecoder {
         budget: u64,
     ) -> std::result::Result<Self, EngineError> {
         let config = base.config.clone();
-        let sizes = PassSizes { config: &config, element: held.size_in_bytes() };
-        let merged =
-            (base.tensors.iter().map(StoredTensor::len).sum::<usize>() * held.size_in_bytes()) as u64;
-        let short = SHORT_QUERY.min(config.context);
-        let least = sizes.pass(short) + sizes.sequence(short);
-        let (residency, memory) = split(base, vectors, (budget, merged, least), Stay::All)?;
+        let (residency, memory) = Self::split(base, vectors, held, budget)?;
         let weights =
             Weights::zeros(base, held, device).map_err(device_error("allocating the merged weights"))?;
         let sources = Sources::load(base, vectors, device, &residency)
@@ -100,9 +115,12 @@ impl TensorDecoder {
         PassSizes { config: &self.config, element: self.dtype.size_in_bytes() }
     }
 
-    /// The largest pass that fits beside the weights.
-    pub(crate) fn most_rows(&self) -> usize {
-        self.sizes().most_rows(self.memory.room())
+    /// How many rows are scored together: enough to fill a device with matrix products, or a part that leaves room
+    /// beside the weights for the last query of a chunk.
+    pub(crate) fn chunk_size(&self) -> ChunkSize {
+        let (sizes, room) = (self.sizes(), self.memory.room());
+        let tokens = halved(CHUNK_ROWS, |rows| sizes.pass(2 * rows) <= room);
+        ChunkSize { tokens, most: 2 * tokens }
     }
 
     /// Checks that a pass of so many rows fits beside the weights.
@@ -135,8 +153,7 @@ impl TensorDecoder {
         mut keep: impl FnMut(usize, &Tensor, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
         let rows = forest.tokens.len();
-        let plan =
-            |wanted: &[u32]| AttentionPlan::new(forest, wanted, &self.windows, self.dtype, &self.device);
+        let plan = |wanted: &[u32]| AttentionPlan::new(forest, wanted, self.dtype, &self.device);
         let every: Vec<u32> = (0..rows as u32).collect();
         let all = plan(&every)?;
         // Behind the last layer's keys and values only the wanted rows matter.
@@ -187,11 +204,14 @@ impl TensorDecoder {
 
     /// Logits of hidden states in f32, `[rows, vocabulary]`.
     pub(super) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let logits = hidden.matmul(&self.weights.head.t()?)?.to_dtype(DType::F32)?;
-        match self.config.logit_softcap.map(f64::from) {
-            None => Ok(logits),
-            Some(cap) => (logits / cap)?.tanh()? * cap,
+        let mut logits = hidden.matmul(&self.weights.head.t()?)?.to_dtype(DType::F32)?;
+        if let Some(cap) = self.config.logit_softcap.map(f64::from) {
+            // Each step lets go of the one before.
+            logits = (logits / cap)?;
+            logits = logits.tanh()?;
+            logits = (logits * cap)?;
         }
+        Ok(logits)
     }
 
     /// Rows whose logits exist at a time.

@@ -1,11 +1,14 @@
 //! Generation on a device: continuous batching over a preallocated cache.
 //!
-//! A job's prompts wait in a queue, longest first. Each takes a slot of the cache; when its sequence ends, the next
+//! A job's prompts are cut into batches of about one length where that pays. Those of a batch wait in a queue, longest
+//! first. Each takes a slot of the cache; when its sequence ends, the next
 //! prompt takes the slot before another step is made. A step computes all slots, and one transfer brings the chosen
 //! tokens to the host, which only looks for ends. Sampling at a temperature draws on the host, from the same random
 //! numbers as on CPU.
 
+use super::attention::Sight;
 use super::forward::{Projected, TensorDecoder};
+use super::memory::{PassSizes, halved};
 use super::store::StoreRows;
 use super::weights::device_error;
 use crate::decoder::ForestBuilder;
@@ -13,12 +16,14 @@ use crate::memory::GenerationPlan;
 use crate::model::{BaseModel, ModelConfig};
 use crate::run::{Finished, PreparedPrompts, PromptTokens, Sampler, Sampling, answer_limit, ending};
 use crate::{EngineError, ItemError};
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use std::collections::VecDeque;
 
 /// Sequences that are decoded together at most.
 const SLOTS: usize = 256;
+/// What a step costs beside reading, in bytes that a device reads meanwhile: its kernels are started one by one.
+const STEP: u64 = 4 << 30;
 /// Prompt tokens that are taken in together at most, a longer prompt apart: bounds the activations of a pass.
 const JOINING: usize = 8192;
 /// Of the memory beside the weights, so much may be taken by the pass of joining prompts, longer single prompts apart.
@@ -48,55 +53,115 @@ struct Places {
     to: Tensor,
 }
 
-/// How a job's prompts are answered: a function of the job, the model and the memory beside its weights.
+/// How a job's prompts are answered: a function of the job, the model, and the memory beside its weights, which only
+/// halves what is done together.
 struct Plan<'a> {
-    /// Longest first.
-    fitting: Vec<(usize, &'a PromptTokens)>,
+    batches: Vec<Planned<'a>>,
     refused: Vec<Finished>,
-    slots: usize,
-    /// Positions of each slot.
-    capacity: usize,
     /// Prompt tokens that are taken in together.
     joining: usize,
 }
 
+/// Prompts that share slots.
+struct Planned<'a> {
+    /// Longest first.
+    prompts: Vec<(usize, &'a PromptTokens)>,
+    slots: usize,
+    /// Positions of each slot.
+    capacity: usize,
+}
+
+/// What decides how prompts are put together.
+struct Planner<'a> {
+    config: &'a ModelConfig,
+    sizes: PassSizes<'a>,
+    settings: &'a Sampling,
+    room: u64,
+    joining: usize,
+    /// Bytes that a step reads whatever it computes, or could read meanwhile.
+    step: u64,
+}
+
 impl<'a> Plan<'a> {
     fn new(decoder: &TensorDecoder, prepared: &'a PreparedPrompts, settings: &Sampling) -> Self {
-        let (sizes, room) = (decoder.sizes(), decoder.memory().room());
-        let joining = sizes.most_rows(room / JOINING_SHARE).clamp(1, JOINING);
-        let limit = |prompt: &PromptTokens| answer_limit(&decoder.config, settings, prompt.tokens.len());
-        let needed = |prompt: &PromptTokens| {
-            let tokens = prompt.tokens.len();
-            sizes.pass(tokens.max(joining)) + sizes.sequence(tokens + limit(prompt))
-        };
+        let (sizes, memory) = (decoder.sizes(), decoder.memory());
+        let room = memory.room();
+        let joining = halved(JOINING, |rows| sizes.pass(rows) <= room / JOINING_SHARE);
+        let step = STEP + memory.merged;
+        let planner = Planner { config: &decoder.config, sizes, settings, room, joining, step };
         let (mut fitting, refused): (Vec<_>, Vec<_>) =
-            prepared.ready().partition(|(_, prompt)| needed(prompt) <= room);
+            prepared.ready().partition(|(_, prompt)| planner.needed(prompt) <= room);
         let refuse = |(item, prompt): (usize, &PromptTokens)| {
-            let tokens = prompt.tokens.len() + limit(prompt);
-            (item, Err(ItemError::Memory { tokens, needed: needed(prompt), room }))
+            let (tokens, needed) = (planner.positions(prompt), planner.needed(prompt));
+            (item, Err(ItemError::Memory { tokens, needed, room }))
         };
         let refused = refused.into_iter().map(refuse).collect();
         // Stable, so that the order is a function of the job.
         fitting.sort_by_key(|(_, prompt)| std::cmp::Reverse(prompt.tokens.len()));
-        let longest = fitting.first().map_or(0, |(_, prompt)| prompt.tokens.len());
-        let capacity =
-            fitting.iter().map(|(_, prompt)| prompt.tokens.len() + limit(prompt)).max().unwrap_or(0);
-        let left = room.saturating_sub(sizes.pass(longest.max(joining)));
-        let slots = left / sizes.sequence(capacity).max(1);
-        let slots = usize::try_from(slots).unwrap_or(SLOTS).clamp(1, SLOTS).min(fitting.len());
-        Self { fitting, refused, slots, capacity, joining }
+        let mut batches = Vec::new();
+        planner.cut(&fitting, &mut batches);
+        Self { batches, refused, joining }
     }
 }
 
-/// What generation takes of the memory.
+impl Planner<'_> {
+    fn positions(&self, prompt: &PromptTokens) -> usize {
+        prompt.tokens.len() + answer_limit(self.config, self.settings, prompt.tokens.len())
+    }
+
+    /// Bytes that a prompt takes by itself.
+    fn needed(&self, prompt: &PromptTokens) -> u64 {
+        self.sizes.pass(prompt.tokens.len().max(self.joining)) + self.sizes.sequence(self.positions(prompt))
+    }
+
+    /// Slots for prompts of which this is the longest, and the positions of each: every slot holds the longest.
+    fn slots(&self, longest: &PromptTokens, count: usize) -> (usize, usize) {
+        let capacity = self.positions(longest);
+        let left = self.room.saturating_sub(self.sizes.pass(longest.tokens.len().max(self.joining)));
+        let bytes = self.sizes.sequence(capacity);
+        (halved(SLOTS.min(count), |slots| bytes * slots as u64 <= left), capacity)
+    }
+
+    /// Bytes that answering these prompts reads, per token of an answer: the weights for every slot's round, and the
+    /// slots up to their capacity.
+    fn cost(&self, prompts: &[(usize, &PromptTokens)]) -> u64 {
+        let Some((_, longest)) = prompts.first() else { return 0 };
+        let (slots, capacity) = self.slots(longest, prompts.len());
+        let count = prompts.len() as u64;
+        (self.step.saturating_mul(count) / slots as u64).saturating_add(self.sizes.cache(capacity) * count)
+    }
+
+    /// Cuts prompts, longest first, into batches wherever two read less than one: a long prompt would take its length
+    /// in every slot.
+    fn cut<'a>(&self, prompts: &[(usize, &'a PromptTokens)], batches: &mut Vec<Planned<'a>>) {
+        let Some((_, longest)) = prompts.first() else { return };
+        let parted = |at: usize| (self.cost(&prompts[..at]) + self.cost(&prompts[at..]), at);
+        match (1..prompts.len()).map(parted).min() {
+            Some((cost, at)) if cost < self.cost(prompts) => {
+                self.cut(&prompts[..at], batches);
+                self.cut(&prompts[at..], batches);
+            }
+            _ => {
+                let (slots, capacity) = self.slots(longest, prompts.len());
+                batches.push(Planned { prompts: prompts.to_vec(), slots, capacity });
+            }
+        }
+    }
+}
+
+/// What generation takes of the memory, at most.
 pub(crate) fn plan(
     decoder: &TensorDecoder,
     prepared: &PreparedPrompts,
     settings: &Sampling,
 ) -> GenerationPlan {
-    let Plan { slots, capacity, joining, .. } = Plan::new(decoder, prepared, settings);
-    let cache = decoder.sizes().cache(capacity) * slots as u64;
-    GenerationPlan { sequences: slots, cache, prompt_tokens: joining }
+    let Plan { batches, joining, .. } = Plan::new(decoder, prepared, settings);
+    let cache = |batch: &Planned<'_>| decoder.sizes().cache(batch.capacity) * batch.slots as u64;
+    GenerationPlan {
+        sequences: batches.iter().map(|batch| batch.slots).max().unwrap_or(0),
+        cache: batches.iter().map(cache).max().unwrap_or(0),
+        prompt_tokens: joining,
+    }
 }
 
 /// Answers the prompts at the decoder's point; finished sequences in any order. Those that do not fit the memory, not
@@ -110,30 +175,31 @@ pub(crate) fn generate(
     prepared: &PreparedPrompts,
     settings: &Sampling,
 ) -> std::result::Result<Vec<Finished>, EngineError> {
-    let Plan { fitting, refused, slots, capacity, joining } = Plan::new(decoder, prepared, settings);
-    if fitting.is_empty() {
-        return Ok(refused);
+    let Plan { batches, refused: mut finished, joining } = Plan::new(decoder, prepared, settings);
+    let failed = || device_error("generating");
+    let greedy = Greedy::new(decoder.config.vocab_size, &decoder.device).map_err(failed())?;
+    for Planned { prompts, slots, capacity } in batches {
+        let waiting = prompts.into_iter().map(|(item, prompt)| Sequence {
+            prompt,
+            item,
+            limit: answer_limit(&decoder.config, settings, prompt.tokens.len()),
+            generated: Vec::new(),
+            sampler: Sampler::new(settings, prompt.seed),
+        });
+        let batch = Batch {
+            base,
+            decoder,
+            settings,
+            joining,
+            greedy: &greedy,
+            cache: Cache::new(decoder, slots, capacity)?,
+            slots: (0..slots).map(|_| None).collect(),
+            waiting: waiting.collect(),
+            finished: Vec::new(),
+        };
+        finished.extend(batch.run().map_err(failed())?);
     }
-    let waiting = fitting.into_iter().map(|(item, prompt)| Sequence {
-        prompt,
-        item,
-        limit: answer_limit(&decoder.config, settings, prompt.tokens.len()),
-        generated: Vec::new(),
-        sampler: Sampler::new(settings, prompt.seed),
-    });
-    let cache = Cache::new(decoder, slots, capacity)?;
-    Batch {
-        base,
-        decoder,
-        settings,
-        joining,
-        cache,
-        slots: (0..slots).map(|_| None).collect(),
-        waiting: waiting.collect(),
-        finished: refused,
-    }
-    .run()
-    .map_err(device_error("generating"))
+    Ok(finished)
 }
 
 struct Batch<'a> {
@@ -141,6 +207,7 @@ struct Batch<'a> {
     decoder: &'a TensorDecoder,
     settings: &'a Sampling,
     joining: usize,
+    greedy: &'a Greedy,
     cache: Cache,
     slots: Vec<Option<Sequence<'a>>>,
     waiting: VecDeque<Sequence<'a>>,
@@ -226,12 +293,9 @@ impl Batch<'_> {
         let slots: Vec<u32> = (0..self.slots.len() as u32).collect();
         let rows = self.cache.rows(&slots, &places, device)?;
         let positions = Tensor::new(positions, device)?;
-        let masks = self
-            .decoder
-            .windows
-            .iter()
-            .map(|window| mask(&positions, *window, end, self.decoder.dtype))
-            .collect::<Result<Vec<_>>>()?;
+        let sight = Sight::new(&positions, end, self.decoder.dtype)?;
+        let mask = |window: &Option<usize>| sight.mask(*window)?.reshape((self.slots.len(), 1, 1, end));
+        let masks = self.decoder.windows.iter().map(mask).collect::<Result<Vec<_>>>()?;
         let hidden =
             self.decoder.step(&Tensor::new(tokens, device)?, &positions, end, |layer, projected| {
                 let window = self.decoder.config.attention[layer].window;
@@ -247,7 +311,7 @@ impl Batch<'_> {
     /// out.
     fn advance(&mut self, slots: &[(usize, usize)], logits: &Tensor) -> Result<()> {
         let tokens: Vec<Option<u32>> = if self.settings.temperature == 0.0 {
-            let chosen = greedy(logits)?;
+            let chosen = self.greedy.choose(logits)?;
             slots.iter().map(|(_, row)| chosen[*row]).collect()
         } else {
             let logits = logits.to_vec2::<f32>()?;
@@ -287,43 +351,40 @@ impl Batch<'_> {
     }
 }
 
-/// The most probable token of every row, the first of equals, or nothing where a logit is not finite: chosen on the
-/// device, fetched at once.
-fn greedy(logits: &Tensor) -> Result<Vec<Option<u32>>> {
-    let (rows, width) = logits.dims2()?;
-    // A device's argmax takes any of equals. Ids below 2²⁴ are exact in f32.
-    let ids = Tensor::arange(0, width as u32, logits.device())?.to_dtype(DType::F32)?;
-    let highest = logits.max_keepdim(D::Minus1)?;
-    let elsewhere = Tensor::full(width as f32, (rows, width), logits.device())?;
-    let first = logits
-        .broadcast_eq(&highest)?
-        .where_cond(&ids.broadcast_as((rows, width))?.contiguous()?, &elsewhere)?
-        .min(D::Minus1)?;
-    // A sum is finite only if every logit is.
-    let sums = logits.sum(D::Minus1)?;
-    let fetched = Tensor::stack(&[first, sums], 0)?.to_vec2::<f32>()?;
-    Ok(fetched[0]
-        .iter()
-        .zip(&fetched[1])
-        .map(|(token, sum)| (sum.is_finite() && (*token as usize) < width).then_some(*token as u32))
-        .collect())
+/// Chooses most probable tokens on the device.
+struct Greedy {
+    /// Every token, in f32 (ids below 2²⁴ are exact there), `[1, vocabulary]`.
+    ids: Tensor,
+    /// What is no token, `[1, 1]`.
+    none: Tensor,
 }
 
-/// 0 where a slot's position sees, −∞ where it does not, `[slots, 1, 1, end]`.
-fn mask(positions: &Tensor, window: Option<usize>, end: usize, dtype: DType) -> Result<Tensor> {
-    let device = positions.device();
-    let keys = Tensor::arange(0, end as u32, device)?.reshape((1, end))?;
-    let slots = positions.dim(0)?;
-    let positions = positions.reshape((slots, 1))?;
-    let mut visible = keys.broadcast_le(&positions)?;
-    if let Some(window) = window {
-        // position − key < window.
-        let last = (keys.to_dtype(DType::F32)? + window as f64)?;
-        visible = (visible * last.broadcast_gt(&positions.to_dtype(DType::F32)?)?)?;
+impl Greedy {
+    fn new(vocabulary: usize, device: &Device) -> Result<Self> {
+        let ids = Tensor::arange(0, vocabulary as u32, device)?.to_dtype(DType::F32)?.unsqueeze(0)?;
+        Ok(Self { ids, none: Tensor::full(vocabulary as f32, (1, 1), device)? })
     }
-    let seen = Tensor::zeros((slots, end), dtype, device)?;
-    let hidden = Tensor::full(f32::NEG_INFINITY, (slots, end), device)?.to_dtype(dtype)?;
-    visible.where_cond(&seen, &hidden)?.reshape((slots, 1, 1, end))
+
+    /// The most probable token of every row, the first of equals, or nothing where a logit is not finite; fetched at
+    /// once.
+    fn choose(&self, logits: &Tensor) -> Result<Vec<Option<u32>>> {
+        let (_, width) = logits.dims2()?;
+        let highest = logits.max_keepdim(D::Minus1)?;
+        let is_highest = logits.broadcast_eq(&highest)?;
+        let shape = logits.shape();
+        // A device's argmax takes any of equals.
+        let first = is_highest
+            .where_cond(&self.ids.broadcast_as(shape)?, &self.none.broadcast_as(shape)?)?
+            .min(D::Minus1)?;
+        // A sum is finite only if every logit is.
+        let sums = logits.sum(D::Minus1)?;
+        let fetched = Tensor::stack(&[first, sums], 0)?.to_vec2::<f32>()?;
+        Ok(fetched[0]
+            .iter()
+            .zip(&fetched[1])
+            .map(|(token, sum)| (sum.is_finite() && (*token as usize) < width).then_some(*token as u32))
+            .collect())
+    }
 }
 
 impl Cache {
@@ -348,7 +409,7 @@ impl Cache {
     }
 
     /// Which rows of keys and values, `[rows, kv_heads, head_dim]`, go to which places (slot and position).
-    fn rows(&self, from: &[u32], to: &[(usize, usize)], device: &candle_core::Device) -> Result<Places> {
+    fn rows(&self, from: &[u32], to: &[(usize, usize)], device: &Device) -> Result<Places> {
         let heads = 0..self.kv_heads;
         let from: Vec<u32> = from
             .iter()

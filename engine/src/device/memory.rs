@@ -1,7 +1,7 @@
 //! What passes and sequences take on a device beside the weights, known before they run: upper bounds, for what the
 //! device's allocator gives and when it takes it back is its own affair.
 
-use super::attention::{GROUP_KEYS, GROUP_SCORES, QUERY_ROWS};
+use super::attention::{FREE_SCORES, GROUP_KEYS, GROUP_SCORES, QUERY_ROWS};
 use super::forward::LOGITS;
 use crate::memory::share_of_host;
 use crate::model::ModelConfig;
@@ -13,21 +13,35 @@ const FLOAT: usize = 4;
 const SCORES: usize = 4;
 /// Copies of a group's keys and values: gathered, and in the order that products want.
 const GATHERED: usize = 4;
-/// No pass has more rows.
-const MOST_ROWS: usize = 1 << 20;
+/// Windows that a model's layers may have together: a step makes a mask for each.
+const WINDOWS: usize = 2;
 
-/// Share of a device's free memory that an engine may take by itself: the rest is for what allocators leave unused.
-#[cfg(feature = "cuda")]
-const DEVICE_SHARE: f64 = 0.9;
-
-/// What an engine may take of a device's memory where it is not told: nine tenths of what is free there, or the host's
-/// share for candle's CPU device.
+/// What an engine may take of a device's memory where it is not told: 85 % of all of it, or 90 % of what is free where
+/// others have much; the host's share for candle's CPU device.
 pub(crate) fn default_budget(device: &Device) -> Result<u64> {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => Ok((super::cuda::memory(device)?.0 as f64 * DEVICE_SHARE) as u64),
+        Device::Cuda(device) => {
+            let (free, total) = super::cuda::memory(device)?;
+            Ok(share_of_device(free as u64, total as u64))
+        }
         _ => Ok(share_of_host()),
     }
+}
+
+/// A share of all memory, so that what is free at the moment does not decide how batches are made; the rest is for the
+/// driver, and for what allocators leave unused.
+#[cfg(any(feature = "cuda", test))]
+fn share_of_device(free: u64, total: u64) -> u64 {
+    (total / 100 * 85).min(free / 100 * 90)
+}
+
+/// `most`, or half of it, or a quarter …: the largest that `fits`, and 1 where none does. So memory changes a batch in
+/// coarse steps only, and it has the same composition wherever there is about as much.
+pub(super) fn halved(most: usize, fits: impl Fn(usize) -> bool) -> usize {
+    std::iter::successors(Some(most.max(1)), |size| (*size > 1).then_some(size / 2))
+        .find(|size| fits(*size))
+        .unwrap_or(1)
 }
 
 /// Sizes that decide what a pass takes.
@@ -43,22 +57,13 @@ impl PassSizes<'_> {
     pub(super) fn pass(&self, rows: usize) -> u64 {
         let ModelConfig { heads, kv_heads, head_dim, vocab_size, .. } = *self.config;
         let square = rows.saturating_mul(rows);
-        let scores = square.min(GROUP_SCORES.max(QUERY_ROWS * rows));
+        // A group's padding included.
+        let scores = (square + square / 10 + FREE_SCORES).min(GROUP_SCORES.max(QUERY_ROWS * rows));
         let gathered = square.min(GROUP_KEYS.max(rows));
         let logits = rows.min((LOGITS / vocab_size).max(1)) * self.logits();
         (rows * self.row() + logits) as u64
-            + (SCORES * scores * heads * self.element) as u64
+            + (scores * (SCORES * heads * self.element + self.mask())) as u64
             + (GATHERED * gathered * kv_heads * head_dim * self.element) as u64
-    }
-
-    /// The largest pass that takes no more.
-    pub(super) fn most_rows(&self, bytes: u64) -> usize {
-        let (mut fits, mut over) = (0, MOST_ROWS);
-        while fits + 1 < over {
-            let rows = fits.midpoint(over);
-            *if self.pass(rows) <= bytes { &mut fits } else { &mut over } = rows;
-        }
-        fits
     }
 
     /// Bytes of the keys and values of so many positions.
@@ -70,7 +75,7 @@ impl PassSizes<'_> {
     /// Bytes of a sequence that is being decoded, its cache included.
     pub(super) fn sequence(&self, positions: usize) -> u64 {
         let ModelConfig { layers, heads, .. } = *self.config;
-        let scores = SCORES * heads * positions * self.element;
+        let scores = positions * (SCORES * heads * self.element + WINDOWS * self.mask());
         // One layer's keys and values may be copied for the products.
         self.cache(positions) + self.cache(positions) / layers as u64 + (scores + self.logits()) as u64
     }
@@ -89,8 +94,39 @@ impl PassSizes<'_> {
             + 2 * FLOAT * hidden_size
     }
 
-    /// Of one row: as products, in f32, capped, and compared with the largest.
+    /// Of a score's mask: what is seen, within the window, both; and the mask made of it.
+    fn mask(&self) -> usize {
+        3 + self.element
+    }
+
+    /// Of one row: as products, in f32, and what softmax or a choice makes of them.
     fn logits(&self) -> usize {
-        self.config.vocab_size * (self.element + 4 * FLOAT + 1)
+        self.config.vocab_size * (self.element + 3 * FLOAT + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_changes_sizes_by_halves_only() {
+        let sizes = |most: usize| (1..=400).map(|room| halved(most, |size| size <= room)).collect::<Vec<_>>();
+        let mut seen = sizes(256);
+        seen.dedup();
+        assert_eq!(seen, [1, 2, 4, 8, 16, 32, 64, 128, 256]);
+        let mut seen = sizes(150);
+        seen.dedup();
+        assert_eq!(seen, [1, 2, 4, 9, 18, 37, 75, 150]);
+        assert_eq!((halved(0, |_| false), halved(256, |_| false)), (1, 1));
+    }
+
+    #[test]
+    fn a_device_of_ones_own_is_shared_by_its_size_and_not_by_what_is_free_at_the_moment() {
+        let total = 140 << 30;
+        let idle = [total, total - (1 << 30), total - (5 << 30)].map(|free| share_of_device(free, total));
+        assert_eq!(idle, [total / 100 * 85; 3]);
+        let shared = share_of_device(total / 2, total);
+        assert!(shared < total / 2 && shared > total / 10 * 4, "{shared}");
     }
 }

@@ -12,7 +12,7 @@
 //! `slow` runs decoders that the engine does not compute itself, by candle-transformers, on the same devices.
 //!
 //! Matrix products choose their kernels by shape, so that a result depends on its batch within rounding. Batches are
-//! a function of the job.
+//! a function of the job and the model; where memory is short, they are halved until they fit.
 
 mod attention;
 mod choice;
@@ -33,5 +33,5 @@ pub(crate) use forward::TensorDecoder;
 pub(crate) use generate::{generate, plan as generation_plan};
 pub(crate) use memory::default_budget;
 pub(crate) use score::score;
-pub(crate) use slow::SlowDecoder;
-pub(crate) use weights::device_error;
+pub(crate) use slow::{SlowDecoder, check_tensors};
+pub(crate) use weights::{device_error, held_as};

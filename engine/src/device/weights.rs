@@ -315,7 +315,7 @@ fn send(stored: &StoredTensor, device: &Device) -> Result<Tensor> {
 
 /// What merged weights are held in: their own type on an accelerator, f32 (rounded to that type) on the CPU, where
 /// narrow types only cost time.
-pub(super) fn held_as(dtype: WeightType, device: &Device) -> DType {
+pub(crate) fn held_as(dtype: WeightType, device: &Device) -> DType {
     match dtype {
         _ if device.is_cpu() => DType::F32,
         WeightType::F32 => DType::F32,

@@ -3,7 +3,7 @@
 use super::coefficient::MergePlan;
 use super::source::MergingSource;
 use crate::memory::Residency;
-use crate::model::{HEAD, ModelWeights};
+use crate::model::ModelWeights;
 use crate::run::WeightType;
 use crate::vector::AlignmentVector;
 use candle_core::{DType, Device, Error, Result, Shape, Tensor};
@@ -25,15 +25,6 @@ pub(crate) struct CandleSource {
 /// Elements of a tensor that one task merges: whole rows of low-rank terms are computed together.
 const PART: usize = 1 << 18;
 
-impl CandleSource {
-    fn index(&self, name: &str) -> Option<usize> {
-        if name == HEAD {
-            return Some(self.base.layout.head);
-        }
-        self.base.layout.tensors.iter().position(|spec| spec.name == name)
-    }
-}
-
 impl SimpleBackend for CandleSource {
     fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
         let tensor = self.get_unchecked(name, dtype, device)?;
@@ -48,7 +39,7 @@ impl SimpleBackend for CandleSource {
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        let Some(index) = self.index(name) else {
+        let Some(index) = self.base.layout.position(name) else {
             return Err(Error::CannotFindTensor { path: name.to_owned() });
         };
         let mut values = vec![0.0; self.base.tensors[index].len()];
@@ -68,6 +59,6 @@ impl SimpleBackend for CandleSource {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.index(name).is_some()
+        self.base.layout.position(name).is_some()
     }
 }

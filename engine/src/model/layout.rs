@@ -73,7 +73,8 @@ impl Layout {
         Self { tensors: list.tensors, embedding, layers, final_norm, head }
     }
 
-    /// The tensors of a checkpoint as they are, for a decoder that candle-transformers builds from them by name.
+    /// The tensors of a checkpoint as they are, for a decoder that candle-transformers builds from them by name: it says
+    /// which it wants (`device::check_tensors`).
     ///
     /// # Errors
     /// [`EngineError::MissingTensor`] without an embedding, or without an output head where it is not the embedding.
@@ -97,6 +98,14 @@ impl Layout {
         let embedding = index(EMBEDDING)?;
         let head = if config.tied_embeddings { embedding } else { index(HEAD)? };
         Ok(Self { embedding, layers: Vec::new(), final_norm: embedding, head, tensors })
+    }
+
+    /// Index of a tensor by its name in a checkpoint; a tied output head is the embedding.
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
+        if name == HEAD {
+            return Some(self.head);
+        }
+        self.tensors.iter().position(|spec| spec.name == name)
     }
 
     /// Whether older exporters write a tensor of this name that carries no weights of its own.

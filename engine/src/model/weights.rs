@@ -3,6 +3,7 @@
 use super::config::{Architecture, ModelConfig};
 use super::layout::{EMBEDDING, HEAD, Layout};
 use crate::EngineError;
+use crate::device::check_tensors;
 use crate::files::{Checkpoint, StoredTensor};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,13 @@ impl ModelWeights {
     /// # Errors
     /// Every [`EngineError`] about `config.json` and tensors.
     pub(crate) fn open(folder: &Path) -> Result<Self, EngineError> {
+        let weights = Self::described(folder)?;
+        weights.tensors.par_iter().try_for_each(StoredTensor::check_finite)?;
+        Ok(weights)
+    }
+
+    /// As [`open`](Self::open), from the files' headers alone: no weight is read.
+    pub(crate) fn described(folder: &Path) -> Result<Self, EngineError> {
         let config = ModelConfig::open(folder)?;
         let checkpoint = Checkpoint::open(folder)?;
         let layout = match config.architecture {
@@ -31,7 +39,7 @@ impl ModelWeights {
             _ => Layout::of(&config),
         };
         let tensors = checked_tensors(&layout, checkpoint, config.tied_embeddings)?;
-        tensors.par_iter().try_for_each(StoredTensor::check_finite)?;
+        check_tensors(folder, &config, &layout, &tensors)?;
         Ok(Self { folder: folder.to_path_buf(), config, layout, tensors, fingerprint: OnceLock::new() })
     }
 

@@ -7,11 +7,11 @@ use super::sample::Sampling;
 use super::score::{ReferenceScore, score};
 use super::weight_type::WeightType;
 use crate::decoder::{Decoder, ForestBuilder, PassBytes};
-use crate::device::{self, Device, SlowDecoder, TensorDecoder, device_error};
+use crate::device::{self, Device, SlowDecoder, TensorDecoder, device_error, held_as};
 use crate::kernels::Threads;
 use crate::memory::{GenerationPlan, MemoryUse, Residency, Stay, share_of_host, split};
 use crate::merge::{CandleSource, Coefficient, MergePlan, MergingSource};
-use crate::model::BaseModel;
+use crate::model::{BaseModel, ModelWeights};
 use crate::text::Message;
 use crate::vector::AlignmentVector;
 use crate::{EngineError, ItemError};
@@ -20,6 +20,7 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 use std::error::Error;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Elements of a tensor that one task merges.
@@ -59,14 +60,18 @@ struct Cpu {
 
 impl Cpu {
     fn new(base: &BaseModel, vectors: &[AlignmentVector], budget: u64) -> Result<Self, EngineError> {
-        let (residency, memory) = split(
-            &base.weights,
-            vectors,
-            (budget, Decoder::bytes(&base.weights), least_room(base)),
-            Stay::Tensors,
-        )?;
+        let (residency, memory) = Self::split(&base.weights, vectors, budget)?;
         let residency = Arc::new(residency);
         Ok(Self { decoder: Decoder::new(&base.weights), memory, residency })
+    }
+
+    fn split(
+        base: &ModelWeights,
+        vectors: &[AlignmentVector],
+        budget: u64,
+    ) -> Result<(Residency, MemoryUse), EngineError> {
+        let needs = (budget, Decoder::bytes(base), least_room(&base.config));
+        split(base, vectors, needs, Stay::Tensors)
     }
 
     /// What passes of all threads together take.
@@ -79,9 +84,6 @@ impl Cpu {
         if needed <= room { Ok(()) } else { Err(ItemError::Memory { tokens: rows, needed, room }) }
     }
 }
-
-/// Rows that a device scores together: enough to fill it with matrix products.
-const DEVICE_CHUNK_TOKENS: usize = 8192;
 
 impl Engine {
     /// Sets the engine up on the CPU and merges the origin (every coefficient zero).
@@ -99,8 +101,8 @@ impl Engine {
 
     /// Sets the engine up on a device and merges the origin (every coefficient zero). Weights, caches and activations
     /// take `memory` bytes at most: of the device's memory where it has its own, else of the host's. By default that is
-    /// [`HOST_SHARE`](crate::HOST_SHARE) of what the host or the process's control group has, or nine tenths of what is
-    /// free on the device. Base and vectors stay in that memory as far as they fit beside merged weights and a part for
+    /// [`HOST_SHARE`](crate::HOST_SHARE) of what the host or the process's control group has, or 85 % of the device's
+    /// (90 % of what is free where others use it). Base and vectors stay in that memory as far as they fit beside merged weights and a part for
     /// the rest; [`memory`](Self::memory) says what was decided. The other tensors are read from their mapped files for
     /// every point.
     ///
@@ -128,14 +130,8 @@ impl Engine {
         }
         let plan = Arc::new(MergePlan::new(coefficients, &base.weights.layout, vectors.len())?);
         let tensors = device.tensors.as_ref();
-        let budget = match (memory, tensors) {
-            (Some(bytes), _) => bytes,
-            (None, None) => share_of_host(),
-            (None, Some(tensors)) => {
-                device::default_budget(tensors).map_err(device_error("asking for free memory"))?
-            }
-        };
-        let slow = SlowDecoder::of(&base, &vectors, dtype, tensors, budget)?;
+        let budget = budget(memory, tensors)?;
+        let slow = SlowDecoder::of(&base.weights, &vectors, dtype, tensors, budget)?;
         let decoder = match (tensors, slow) {
             (_, Some(slow)) => Backend::Slow(Box::new(slow)),
             (None, None) => Backend::Cpu(Box::new(Cpu::new(&base, &vectors, budget)?)),
@@ -148,6 +144,31 @@ impl Engine {
         let mut engine = Self { base, vectors, plan, dtype, point: Vec::new(), device, decoder };
         engine.merge(&vec![0.0; coefficients.len()])?;
         Ok(engine)
+    }
+
+    /// Checks by the headers of its files alone that a model fits: nothing but them is read of what
+    /// [`load_on`](Self::load_on) would refuse in the end. Vectors whose factors are always in memory count only there.
+    ///
+    /// # Errors
+    /// [`EngineError::TooLarge`]; those of [`BaseModel::open`] about configuration, names and shapes;
+    /// [`EngineError::Device`].
+    pub fn check_memory(
+        device: &Device,
+        memory: Option<u64>,
+        folder: &Path,
+        dtype: WeightType,
+    ) -> Result<(), EngineError> {
+        let base = ModelWeights::described(folder)?;
+        let tensors = device.tensors.as_ref();
+        let budget = budget(memory, tensors)?;
+        if SlowDecoder::of(&base, &[], dtype, tensors, budget)?.is_some() {
+            return Ok(());
+        }
+        let split = match tensors {
+            None => Cpu::split(&base, &[], budget),
+            Some(tensors) => TensorDecoder::split(&base, &[], held_as(dtype, tensors), budget),
+        };
+        split.map(drop)
     }
 
     /// What the engine computes on.
@@ -210,8 +231,7 @@ impl Engine {
                 PreparedScores::new(base, items, size, |item| cpu.check_pass(item.rows()))
             }
             Backend::Tensors(decoder) => {
-                let size = size(DEVICE_CHUNK_TOKENS, decoder.most_rows());
-                PreparedScores::new(base, items, size, |item| decoder.check_pass(item.rows()))
+                PreparedScores::new(base, items, decoder.chunk_size(), |item| decoder.check_pass(item.rows()))
             }
             Backend::Slow(decoder) => {
                 let size = size(chunk_tokens(base), usize::MAX);
@@ -392,6 +412,17 @@ impl Engine {
             found: prepared.to_owned(),
             wanted: self.base.fingerprint().to_owned(),
         })
+    }
+}
+
+/// Bytes that an engine may take.
+fn budget(memory: Option<u64>, tensors: Option<&candle_core::Device>) -> Result<u64, EngineError> {
+    match (memory, tensors) {
+        (Some(bytes), _) => Ok(bytes),
+        (None, None) => Ok(share_of_host()),
+        (None, Some(tensors)) => {
+            device::default_budget(tensors).map_err(device_error("asking for free memory"))
+        }
     }
 }
 

@@ -18,8 +18,8 @@ const LARGE_GROUP: usize = 16;
 /// Places for sequences of a small model that are decoded together: few, so that all cores have a group.
 const SMALL_GROUP: usize = 8;
 
-/// Groups that a small model's prompts are split into where there are enough: a function of the job, not of the
-/// machine, so that the composition of batches is as well.
+/// Groups that a small model's prompts are split into where there are enough. Results do not depend on it: a sequence is
+/// the same in any batch here.
 const SMALL_GROUPS: usize = 8;
 
 /// Above this many weight bytes a step is bound by reading the weights: then one group uses all cores, instead of
@@ -77,8 +77,7 @@ pub(crate) fn sequence_bytes(config: &ModelConfig, positions: usize) -> u64 {
 }
 
 /// Bytes beside the weights that a short query takes.
-pub(crate) fn least_room(base: &BaseModel) -> u64 {
-    let config = base.config();
+pub(crate) fn least_room(config: &ModelConfig) -> u64 {
     let short = SHORT_QUERY.min(config.context);
     let pass = PassBytes::of(config, Threads::All, rayon::current_num_threads());
     pass.at(short) + sequence_bytes(config, short)

@@ -32,7 +32,8 @@ pub(crate) struct ScoreChunk {
 }
 
 impl ScoreChunk {
-    /// Cuts items into chunks of that size. A function of the items alone.
+    /// Cuts items into chunks of that size: a function of the items and of it. On a device, where results depend on the
+    /// chunk within rounding, memory only halves the size (`device::TensorDecoder::chunk_size`).
     pub(crate) fn plan(items: &[Result<Arc<ScoreTokens>, ItemError>], size: ChunkSize) -> Vec<Self> {
         let mut chunks = Vec::new();
         let mut start = 0;

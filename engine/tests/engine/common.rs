@@ -1,5 +1,8 @@
 //! Random Llama checkpoints with a word tokenizer and a ChatML template, for tests and benches.
 
+use avsweep_engine::{
+    AlignmentVector, BaseModel, Coefficient, Device, Engine, EngineError, Message, PromptItem, WeightType,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
@@ -149,4 +152,31 @@ impl RandomFamily {
 /// `count` words drawn from the vocabulary.
 pub(crate) fn words(generator: &mut ChaCha8Rng, count: usize, vocab: usize) -> String {
     (0..count).map(|_| format!("w{}", generator.random_range(0..vocab - 3))).collect::<Vec<_>>().join(" ")
+}
+
+/// `count` prompts of fewer than `longest` words, drawn from a seed.
+pub(crate) fn random_prompts(seed: u64, count: u64, longest: usize, vocab: usize) -> Vec<PromptItem> {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    (0..count)
+        .map(|seed| {
+            let length = generator.random_range(1..longest);
+            PromptItem { messages: vec![Message::user(words(&mut generator, length, vocab))], seed }
+        })
+        .collect()
+}
+
+/// An engine on a device, with a coefficient for each vector.
+pub(crate) fn load(
+    device: &Device,
+    memory: Option<u64>,
+    base: &Path,
+    vectors: &[impl AsRef<Path>],
+    dtype: WeightType,
+) -> Result<Engine, EngineError> {
+    let base = BaseModel::open(base).unwrap();
+    let vectors: Vec<_> =
+        vectors.iter().map(|path| AlignmentVector::open(path.as_ref(), &base).unwrap()).collect();
+    let coefficients: Vec<_> =
+        (0..vectors.len()).map(|index| Coefficient::whole(format!("c{index}"), index)).collect();
+    Engine::load_on(device, memory, base, vectors, &coefficients, dtype)
 }

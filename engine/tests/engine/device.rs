@@ -1,14 +1,14 @@
 //! The decoder for devices, on candle's CPU device, against the CPU decoder and transformers' numbers.
 
 use crate::SMALL;
-use crate::common::{RandomFamily, Shape, words};
+use crate::common::{self, RandomFamily, Shape, random_prompts, words};
 use crate::families::FAMILIES;
 use crate::goldens::{agrees, expected_in, folder};
 use avsweep_engine::{
-    AlignmentVector, BaseModel, Coefficient, Device, DeviceChoice, Engine, EngineError, Message, PromptItem,
-    Sampling, ScoreItem, WeightType,
+    BaseModel, Device, DeviceChoice, Engine, EngineError, Message, PromptItem, Sampling, ScoreItem,
+    WeightType,
 };
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
 
@@ -28,22 +28,11 @@ fn load(
     vectors: &[impl AsRef<Path>],
     dtype: WeightType,
 ) -> Engine {
-    let base = BaseModel::open(base).unwrap();
-    let vectors: Vec<_> =
-        vectors.iter().map(|path| AlignmentVector::open(path.as_ref(), &base).unwrap()).collect();
-    let coefficients: Vec<_> =
-        (0..vectors.len()).map(|index| Coefficient::whole(format!("c{index}"), index)).collect();
-    Engine::load_on(device, memory, base, vectors, &coefficients, dtype).unwrap()
+    common::load(device, memory, base, vectors, dtype).unwrap()
 }
 
 fn prompts(count: u64, longest: usize) -> Vec<PromptItem> {
-    let mut generator = ChaCha8Rng::seed_from_u64(11);
-    (0..count)
-        .map(|seed| {
-            let length = generator.random_range(1..longest);
-            PromptItem { messages: vec![Message::user(words(&mut generator, length, SMALL.vocab))], seed }
-        })
-        .collect()
+    random_prompts(11, count, longest, SMALL.vocab)
 }
 
 fn items(count: u64) -> Vec<ScoreItem> {

@@ -1,13 +1,13 @@
 //! What an engine does within a memory: the same results, fewer at a time, and refusals before work.
 
 use crate::SMALL;
-use crate::common::{RandomFamily, Shape, words};
+use crate::common::{self, RandomFamily, Shape, random_prompts, random_weights, words, write_tensors};
 use crate::goldens::folder;
 use avsweep_engine::{
-    AlignmentVector, BaseModel, Coefficient, Device, DeviceChoice, Engine, EngineError, ItemError, MemoryUse,
-    Message, PromptItem, Sampling, ScoreItem, WeightType,
+    BaseModel, Device, DeviceChoice, Engine, EngineError, ItemError, MemoryUse, Message, PromptItem,
+    Sampling, ScoreItem, WeightType,
 };
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
 
@@ -20,11 +20,7 @@ fn load(
     base: &Path,
     vectors: &[PathBuf],
 ) -> Result<Engine, EngineError> {
-    let base = BaseModel::open(base).unwrap();
-    let vectors: Vec<_> = vectors.iter().map(|path| AlignmentVector::open(path, &base).unwrap()).collect();
-    let coefficients: Vec<_> =
-        (0..vectors.len()).map(|index| Coefficient::whole(format!("c{index}"), index)).collect();
-    Engine::load_on(&Device::open(choice).unwrap(), memory, base, vectors, &coefficients, WeightType::Bf16)
+    common::load(&Device::open(choice).unwrap(), memory, base, vectors, WeightType::Bf16)
 }
 
 /// The smallest budget that the model has, by its own complaint about a smaller one.
@@ -40,13 +36,7 @@ fn least(choice: DeviceChoice, base: &Path, vectors: &[PathBuf]) -> u64 {
 }
 
 fn prompts(count: u64, longest: usize) -> Vec<PromptItem> {
-    let mut generator = ChaCha8Rng::seed_from_u64(5);
-    (0..count)
-        .map(|seed| {
-            let length = generator.random_range(1..longest);
-            PromptItem { messages: vec![Message::user(words(&mut generator, length, SMALL.vocab))], seed }
-        })
-        .collect()
+    random_prompts(5, count, longest, SMALL.vocab)
 }
 
 fn items(count: u64) -> Vec<ScoreItem> {
@@ -65,6 +55,29 @@ fn a_model_over_its_budget_is_refused_before_anything_is_allocated() {
         assert_eq!((memory.budget, memory.kept), (least, 0));
     }
     assert!(load(DeviceChoice::Cpu, Some(1), &folder("others/phi"), &[]).is_err());
+}
+
+/// Weights that opening would refuse for their values are not looked at.
+#[test]
+fn the_headers_of_a_models_files_tell_that_it_does_not_fit() {
+    let family = RandomFamily::new(&SMALL, 0);
+    let mut weights = random_weights(&SMALL, 1, 1.0);
+    weights[3].2[0] = f32::NAN;
+    write_tensors(&family.base.join("model.safetensors"), &weights);
+    assert!(matches!(BaseModel::open(&family.base), Err(EngineError::NonFinite { .. })));
+    let phi = folder("others/phi");
+    for (choice, base) in
+        [(DeviceChoice::Cpu, &family.base), (DeviceChoice::Candle, &family.base), (DeviceChoice::Cpu, &phi)]
+    {
+        let device = Device::open(choice).unwrap();
+        let check = |memory| Engine::check_memory(&device, memory, base, WeightType::Bf16);
+        let Err(EngineError::TooLarge { merged, least, budget: 1, .. }) = check(Some(1)) else {
+            panic!("{choice}")
+        };
+        assert!(check(Some(merged + least - 1)).is_err());
+        check(Some(merged + least)).unwrap();
+        check(None).unwrap();
+    }
 }
 
 #[test]
@@ -175,5 +188,62 @@ fn joining_prompts_are_taken_in_within_a_bounded_pass() {
     for (prompt, expected) in prompts.iter().zip(&answers) {
         let alone = engine.prepare_prompts(std::slice::from_ref(prompt));
         assert_eq!(&engine.generate(&alone, &settings).unwrap()[0], expected);
+    }
+}
+
+/// On a device results depend on the batch within rounding: its size must not follow every byte that is free.
+#[test]
+fn on_a_device_memory_changes_what_is_done_together_by_halves_only() {
+    let family = RandomFamily::new(&LONG, 0);
+    let phi = folder("others/phi");
+    for (choice, base, count, words, new_tokens) in
+        [(DeviceChoice::Candle, &family.base, 200, 20, 1000), (DeviceChoice::Cpu, &phi, 16, 30, 20)]
+    {
+        let least = least(choice, base, &[]);
+        let prompt = PromptItem { messages: vec![Message::user("w1 ".repeat(words))], seed: 0 };
+        let (prompts, settings) = (vec![prompt; count], Sampling::greedy(new_tokens));
+        let mut seen = Vec::new();
+        for step in 0..60 {
+            let engine = load(choice, Some(least + step * least / 2), base, &[]).unwrap();
+            let plan = engine.generation_plan(&engine.prepare_prompts(&prompts), &settings);
+            assert!(plan.cache <= engine.memory().room());
+            // Under the least budget even one may be too long.
+            if plan.sequences > 0 {
+                seen.push(plan.sequences);
+            }
+        }
+        assert!(seen.is_sorted(), "{seen:?}");
+        seen.dedup();
+        let halves: Vec<usize> =
+            std::iter::successors(Some(count), |size| (*size > 1).then_some(size / 2)).collect();
+        assert!(seen.len() > 2 && seen.iter().all(|size| halves.contains(size)), "{choice}: {seen:?}");
+        assert_eq!(seen.last(), Some(&count));
+    }
+}
+
+#[test]
+fn a_long_prompt_does_not_take_its_length_in_every_slot() {
+    // Many layers, for keys and values to weigh more than a pass.
+    let family = RandomFamily::new(&Shape { layers: 40, ..LONG }, 0);
+    let least = least(DeviceChoice::Candle, &family.base, &[]);
+    let engine = load(DeviceChoice::Candle, Some(3 * least), &family.base, &[]).unwrap();
+    let settings = Sampling::greedy(10);
+    let mut prompts = prompts(40, 12);
+    let plan = |prompts: &[PromptItem]| engine.generation_plan(&engine.prepare_prompts(prompts), &settings);
+    assert_eq!(plan(&prompts).sequences, 40);
+    prompts[7].messages = vec![Message::user("w1 ".repeat(500))];
+    let long = plan(&prompts[7..8]);
+    // What forty such slots would take is not there.
+    assert!(
+        long.sequences == 1 && 40 * long.cache > engine.memory().room(),
+        "{long:?} {:?}",
+        engine.memory()
+    );
+    assert_eq!(plan(&prompts).sequences, 39);
+    let together = engine.generate(&engine.prepare_prompts(&prompts), &settings).unwrap();
+    for at in [0, 7, 8, 39] {
+        let alone = engine.prepare_prompts(&prompts[at..=at]);
+        assert_eq!(engine.generate(&alone, &settings).unwrap()[0], together[at]);
+        assert!(together[at].is_ok());
     }
 }

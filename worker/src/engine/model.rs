@@ -139,6 +139,11 @@ impl Model {
         refused.map_or(Ok(End::Finished), |error| Err(self.failed(error)))
     }
 
+    /// Whether a device computes that can break apart from the host.
+    pub(super) fn is_on_accelerator(&self) -> bool {
+        self.device.is_accelerator()
+    }
+
     /// Queries that were evaluated together last.
     pub(super) fn together(&self) -> usize {
         self.together
@@ -158,6 +163,13 @@ impl Model {
         self.loaded = None;
         self.prepared = None;
         let unfit = |error: avsweep_engine::EngineError| Failed::Unfit(error.into());
+        let dtype = match definition.model.dtype {
+            Dtype::F32 => WeightType::F32,
+            Dtype::Bf16 => WeightType::Bf16,
+            Dtype::F16 => WeightType::F16,
+        };
+        // Opening reads and hashes every file: not those of a model that has no room here.
+        Engine::check_memory(&self.device, self.memory, &paths.base, dtype).map_err(unfit)?;
         let base = BaseModel::open(&paths.base).map_err(unfit)?;
         check_fingerprint(&paths.base, base.fingerprint(), &definition.model.fingerprint)?;
         let vectors = definition
@@ -180,11 +192,6 @@ impl Model {
                 tensors: coefficient.tensors.clone(),
             })
             .collect();
-        let dtype = match definition.model.dtype {
-            Dtype::F32 => WeightType::F32,
-            Dtype::Bf16 => WeightType::Bf16,
-            Dtype::F16 => WeightType::F16,
-        };
         let loaded = Engine::load_on(&self.device, self.memory, base, vectors, &coefficients, dtype);
         let engine = loaded.map_err(|error| {
             // The right files, and still no engine: the sweep's coefficients do not suit them, here as anywhere.

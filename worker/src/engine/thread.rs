@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use avsweep_engine::{Device, EngineError};
+use avsweep_engine::{Device, EngineError, ItemError};
 use avsweep_lease::error_chain;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -79,8 +79,10 @@ fn evaluate(model: &mut Model, job: &ThreadJob) -> Result<End, Failure> {
             let reason = error_chain(&error);
             match error {
                 _ if is_out_of_memory(&reason) => Err(Failure::OutOfMemory { together, reason }),
-                // A CUDA error stays for as long as the process: every further job would fail for it.
-                JobError::Engine(error @ EngineError::Device { .. }) => {
+                JobError::Query { source: ItemError::Memory { .. }, .. } => Err(Failure::Short(error)),
+                // A CUDA error stays for as long as the process: every further job would fail for it. Elsewhere it is
+                // candle that refuses what this job asks.
+                JobError::Engine(error @ EngineError::Device { .. }) if model.is_on_accelerator() => {
                     Err(Failure::Worker(WorkerError::Device(Box::new(error))))
                 }
                 error => Err(Failure::Job(error)),

@@ -106,20 +106,47 @@ impl Running {
                     self.fail(&held.lease, error).await;
                 }
             }
+            Event::Short { number, error } => self.take_short(number, error).await?,
             Event::Unfit { number, error } => self.pass_over(number, error).await?,
-            Event::Broken(error) => return Err(error),
+            Event::Broken { number, error } => {
+                self.report(number, Stage::Part).await?;
+                if let Some(held) = self.held.remove(&number) {
+                    self.fail(&held.lease, error_chain(&error)).await;
+                }
+                return Err(error);
+            }
         }
         Ok(())
     }
 
-    /// Leaves a job's sweep to other workers, all of its jobs included that wait here.
+    /// Leaves a job that wants more memory than is here to others, or lets it fail where there are none.
+    async fn take_short(&mut self, number: u64, error: String) -> Result<(), WorkerError> {
+        let Some(held) = self.held.get(&number) else { return Ok(()) };
+        let (sweep, job) = (SweepId(held.sweep), held.lease.job());
+        if self.options.unfit == UnfitPolicy::PassOver && self.shortages.leaves(sweep, job) {
+            return self.leave_sweep(number, error).await;
+        }
+        self.report(number, Stage::Part).await?;
+        if let Some(held) = self.held.remove(&number) {
+            self.fail(&held.lease, error).await;
+        }
+        Ok(())
+    }
+
+    /// Leaves the sweep of a job to other workers whose model cannot be used here, or ends where there are none.
     async fn pass_over(&mut self, number: u64, error: UnfitError) -> Result<(), WorkerError> {
         let Some(held) = self.held.get(&number) else { return Ok(()) };
         let sweep = held.sweep;
         if self.options.unfit == UnfitPolicy::End {
             return Err(WorkerError::Unfit { sweep, source: error });
         }
-        let problem = error_chain(&error);
+        self.leave_sweep(number, error_chain(&error)).await
+    }
+
+    /// Leaves a job's sweep to other workers for a while, all of its jobs included that wait here.
+    async fn leave_sweep(&mut self, number: u64, problem: String) -> Result<(), WorkerError> {
+        let Some(held) = self.held.get(&number) else { return Ok(()) };
+        let sweep = held.sweep;
         tracing::warn!(
             sweep,
             problem,

@@ -2,6 +2,7 @@
 
 mod drain;
 mod hand;
+mod shortage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::error::WorkerError;
 use crate::options::{WorkerOptions, WorkerSummary};
 use crate::queue::Queue;
 use crate::report::Batch;
+
+use self::shortage::Shortages;
 
 /// Pause after an empty answer: a coordinator that does not wait for jobs must not be asked in a tight loop.
 const EMPTY_PAUSE: Duration = Duration::from_millis(10);
@@ -51,6 +54,7 @@ pub(crate) struct Running {
     ending: Ending,
     definitions: Definitions,
     passed_over: PassedOver,
+    shortages: Shortages,
     /// By number, which is the order in which they came.
     held: BTreeMap<u64, HeldJob>,
     next_number: u64,
@@ -76,6 +80,7 @@ impl Running {
             ending,
             definitions: Definitions::default(),
             passed_over: PassedOver::default(),
+            shortages: Shortages::default(),
             held: BTreeMap::new(),
             next_number: 0,
             left_behind: 0,

@@ -314,9 +314,16 @@ impl JobService for Coordinator {
             self.note(Event::Release { job: lease.job })?;
             let mut state = self.state();
             assert!(state.holds(&lease), "only what is held is given back");
-            let job = state.held.remove(&lease.job).unwrap();
+            let mut job = state.held.remove(&lease.job).unwrap();
+            // Only what lacks a result is asked for again; jobs in blocks are not given back half done here.
+            if job.blocks.is_empty() {
+                job.ordinals.retain(|ordinal| !state.results.contains_key(&(lease.job, *ordinal)));
+            }
             if !state.keeps_released {
                 state.waiting.push_back(job);
+                // The first job of all is the first to be leased, whether it has been leased before or not.
+                let number = |job: &v1::LeasedJob| job.lease.as_ref().map(|lease| lease.job);
+                state.waiting.make_contiguous().sort_by_key(number);
             }
             drop(state);
             self.changed.notify_waiters();

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use avsweep_domain::{QueryScore, ReferenceScore, WorkerId};
+use avsweep_engine::ItemError;
 use avsweep_worker::{
-    Chunk, ChunkResults, End, Evaluate, Failure, Jitter, Shutdown, Spent, Task, UnfitError, Worker,
+    Chunk, ChunkResults, End, Evaluate, Failure, Jitter, JobError, Shutdown, Spent, Task, UnfitError, Worker,
     WorkerError, WorkerOptions, WorkerSummary,
 };
 use tokio::sync::mpsc;
@@ -24,6 +25,10 @@ pub(crate) struct MadeUp {
     pub(crate) chunk: usize,
     /// Queries that fit the memory together.
     pub(crate) memory: usize,
+    /// A query that does not fit the memory, not even alone.
+    pub(crate) too_long: Option<u32>,
+    /// The device breaks on tasks with this many queries.
+    pub(crate) breaks_at: Option<usize>,
     /// Sweeps whose model is not here.
     pub(crate) unfit: BTreeSet<i64>,
     /// Tasks with this many queries make it panic.
@@ -38,6 +43,8 @@ impl Default for MadeUp {
             per_query: Duration::from_secs(1),
             chunk: 4,
             memory: usize::MAX,
+            too_long: None,
+            breaks_at: None,
             unfit: BTreeSet::new(),
             panics_at: None,
             chunks: Arc::default(),
@@ -61,7 +68,12 @@ impl Evaluate for MadeUp {
                 wanted: "def".to_owned(),
             }));
         }
-        for ordinals in task.ordinals.chunks(task.together.unwrap_or(self.chunk)) {
+        if self.breaks_at == Some(task.ordinals.len()) {
+            return Err(Failure::Worker(WorkerError::EngineGone));
+        }
+        let (long, short): (Vec<_>, Vec<_>) =
+            task.ordinals.iter().copied().partition(|ordinal| self.too_long == Some(*ordinal));
+        for ordinals in short.chunks(task.together.unwrap_or(self.chunk)) {
             if ordinals.len() > self.memory {
                 let reason = "made-up device out of memory".to_owned();
                 return Err(Failure::OutOfMemory { together: ordinals.len(), reason });
@@ -83,7 +95,13 @@ impl Evaluate for MadeUp {
                 return Ok(End::Stopped);
             }
         }
-        Ok(End::Finished)
+        match long.first() {
+            None => Ok(End::Finished),
+            Some(ordinal) => Err(Failure::Short(JobError::Query {
+                query: format!("q{ordinal}"),
+                source: ItemError::Memory { tokens: 9000, needed: 2 << 30, room: 1 << 30 },
+            })),
+        }
     }
 
     fn device(&self) -> String {

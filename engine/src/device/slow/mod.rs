@@ -4,12 +4,17 @@
 //! are batched by length, as many as the memory beside the weights holds, and every token of a reference is a step of
 //! its own.
 
-use super::memory::PassSizes;
+mod model;
+
+pub(crate) use model::check_tensors;
+
+use self::model::Model;
+use super::memory::{PassSizes, halved};
 use super::weights::{device_error, held_as};
 use crate::files::StoredTensor;
 use crate::memory::{GenerationPlan, MemoryUse, Residency, SHORT_QUERY, Stay, split};
 use crate::merge::CandleSource;
-use crate::model::{BaseModel, CandleConfig, CandleModel, ModelConfig};
+use crate::model::{BaseModel, CandleConfig, CandleModel, ModelConfig, ModelWeights};
 use crate::run::{
     FinishReason, Finished, PreparedPrompts, PreparedScores, PromptTokens, ReferenceScore, Sampler, Sampling,
     ScoreTokens, WeightType, answer_limit, ending,
@@ -19,7 +24,6 @@ use crate::{EngineError, ItemError};
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::ops::log_softmax;
-use candle_transformers::models::{helium, mixtral, olmo2, phi, starcoder2};
 use std::sync::Arc;
 
 /// Sequences that are computed together at most.
@@ -35,42 +39,6 @@ pub(crate) struct SlowDecoder {
     residency: Arc<Residency>,
     /// Never run itself: every batch runs a copy, whose weights are shared and whose cache is empty.
     model: Option<Model>,
-}
-
-/// A decoder with its cache. Cloning shares the weights.
-#[derive(Clone)]
-enum Model {
-    Phi(phi::Model),
-    Starcoder2(starcoder2::Model),
-    Olmo2(olmo2::Model),
-    Helium(helium::Model),
-    Mixtral(mixtral::Model),
-}
-
-impl Model {
-    fn load(config: &CandleConfig, weights: VarBuilder<'_>) -> Result<Self> {
-        Ok(match config {
-            CandleConfig::Phi(config) => Self::Phi(phi::Model::new(config, weights)?),
-            CandleConfig::Starcoder2(config) => Self::Starcoder2(starcoder2::Model::new(config, weights)?),
-            CandleConfig::Olmo2(config) => Self::Olmo2(olmo2::Model::new(config, weights)?),
-            CandleConfig::Helium(config) => Self::Helium(helium::Model::new(config, weights)?),
-            CandleConfig::Mixtral(config) => Self::Mixtral(mixtral::Model::new(config, weights)?),
-        })
-    }
-
-    /// Takes tokens in, `[batch, tokens]`, after `seen` earlier ones; logits after the last in f32,
-    /// `[batch, vocabulary]`.
-    fn forward(&mut self, tokens: &Tensor, seen: usize) -> Result<Tensor> {
-        let logits = match self {
-            Self::Phi(model) => model.forward(tokens)?,
-            Self::Starcoder2(model) => model.forward(tokens, seen)?,
-            Self::Olmo2(model) => model.forward(tokens, seen)?,
-            Self::Helium(model) => model.forward(tokens, seen)?,
-            Self::Mixtral(model) => model.forward(tokens, seen)?,
-        };
-        let width = logits.dim(D::Minus1)?;
-        logits.reshape((tokens.dim(0)?, width))?.to_dtype(DType::F32)
-    }
 }
 
 /// A batch being decoded.
@@ -102,31 +70,42 @@ impl SlowDecoder {
     /// # Errors
     /// [`EngineError::TooLarge`].
     pub(crate) fn of(
-        base: &BaseModel,
+        base: &ModelWeights,
         vectors: &[AlignmentVector],
         dtype: WeightType,
         device: Option<&Device>,
         budget: u64,
     ) -> std::result::Result<Option<Self>, EngineError> {
-        let Some((model, text)): Option<(CandleModel, &str)> = base.config().candle_model() else {
+        let Some((model, text)): Option<(CandleModel, &str)> = base.config.candle_model() else {
             return Ok(None);
         };
         let device = device.cloned().unwrap_or(Device::Cpu);
         // What was parsed when the base was opened is parsed again.
         let Ok(config) = CandleConfig::parse(model, text) else { return Ok(None) };
         let dtype = held_as(dtype, &device);
-        let sizes = base.config().clone();
-        let short = SHORT_QUERY.min(sizes.context);
-        let least = PassSizes { config: &sizes, element: dtype.size_in_bytes() }.alone(short / 2, short);
-        let tensors = &base.weights.tensors;
+        let (residency, memory) = Self::split(base, vectors, dtype, &device, budget)?;
+        let (sizes, residency) = (base.config.clone(), Arc::new(residency));
+        Ok(Some(Self { config, device, dtype, sizes, memory, residency, model: None }))
+    }
+
+    /// How a budget is split where weights are held as `dtype`.
+    fn split(
+        base: &ModelWeights,
+        vectors: &[AlignmentVector],
+        dtype: DType,
+        device: &Device,
+        budget: u64,
+    ) -> std::result::Result<(Residency, MemoryUse), EngineError> {
+        let sizes = PassSizes { config: &base.config, element: dtype.size_in_bytes() };
+        let short = SHORT_QUERY.min(base.config.context);
+        let least = sizes.alone(short / 2, short);
+        let tensors = &base.tensors;
         let elements: usize = tensors.iter().map(StoredTensor::len).sum();
         // One tensor is merged in f32 before it takes the type that it is held in.
         let largest = tensors.iter().map(StoredTensor::len).max().unwrap_or(0);
         let merged = (elements * dtype.size_in_bytes() + largest * size_of::<f32>()) as u64;
         let stay = if device.is_cpu() { Stay::Tensors } else { Stay::Nothing };
-        let (residency, memory) = split(&base.weights, vectors, (budget, merged, least), stay)?;
-        let residency = Arc::new(residency);
-        Ok(Some(Self { config, device, dtype, sizes, memory, residency, model: None }))
+        split(base, vectors, (budget, merged, least), stay)
     }
 
     /// Where the memory goes.
@@ -145,8 +124,8 @@ impl SlowDecoder {
 
     /// How many sequences of so many prompt tokens and positions are computed together.
     fn batch_size(&self, prompt: usize, positions: usize) -> usize {
-        let fits = self.memory.room() / self.bytes(prompt, positions).max(1);
-        usize::try_from(fits).unwrap_or(BATCH).clamp(1, BATCH)
+        let bytes = self.bytes(prompt, positions);
+        halved(BATCH, |sequences| bytes * sequences as u64 <= self.memory.room())
     }
 
     /// Checks that a sequence fits beside the weights.
@@ -205,7 +184,7 @@ impl SlowDecoder {
     /// Takes over the weights of a point, tensor by tensor.
     ///
     /// # Errors
-    /// [`EngineError::Device`] naming a tensor that is missing or misshapen, or [`EngineError::OutOfMemory`].
+    /// [`EngineError::OutOfMemory`] or [`EngineError::Device`].
     pub(crate) fn fill(&mut self, source: CandleSource) -> std::result::Result<(), EngineError> {
         // The old weights go first: two may not fit.
         self.model = None;
@@ -319,7 +298,7 @@ impl SlowDecoder {
         let mut batch = self.batch()?;
         let tokens: Vec<&[u32]> = prompts.iter().map(|(_, prompt)| &*prompt.tokens).collect();
         let length = tokens.first().map_or(0, |tokens| tokens.len());
-        let limit = settings.max_new_tokens.min(base.config().context.saturating_sub(length));
+        let limit = answer_limit(&self.sizes, settings, length);
         let mut samplers: Vec<Sampler> =
             prompts.iter().map(|(_, prompt)| Sampler::new(settings, prompt.seed)).collect();
         let mut generated: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];

@@ -1,0 +1,61 @@
+//! Jobs that want more memory than is here: left to others first, and counted once nobody else takes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use avsweep_domain::SweepId;
+use tokio::time::Instant;
+
+/// After so long it may be that a larger worker has come.
+const ALONE: Duration = Duration::from_secs(60 * 60);
+
+/// What this worker knows of the sweeps with such jobs.
+#[derive(Debug, Default)]
+pub(super) struct Shortages {
+    sweeps: BTreeMap<SweepId, Shortage>,
+}
+
+#[derive(Debug)]
+enum Shortage {
+    /// These jobs were left to others.
+    Left(BTreeSet<i64>),
+    /// One that was left came back undone: nobody else takes the sweep's jobs, up to this time.
+    Alone(Instant),
+}
+
+impl Shortages {
+    /// Whether a job that does not fit here is left to others, with its sweep, for a while. If not, it has failed: jobs
+    /// that are given back are the first to be leased again, so one that comes back was wanted by nobody else.
+    pub(super) fn leaves(&mut self, sweep: SweepId, job: i64) -> bool {
+        let now = Instant::now();
+        let shortage = self.sweeps.entry(sweep).or_insert_with(|| Shortage::Left(BTreeSet::new()));
+        match shortage {
+            Shortage::Alone(until) if *until > now => return false,
+            Shortage::Alone(_) => *shortage = Shortage::Left([job].into()),
+            Shortage::Left(jobs) => {
+                if !jobs.insert(job) {
+                    *shortage = Shortage::Alone(now + ALONE);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn jobs_are_left_until_one_comes_back_and_again_when_others_may_have_come() {
+        let (mut shortages, sweep) = (Shortages::default(), SweepId(1));
+        assert!(shortages.leaves(sweep, 1) && shortages.leaves(sweep, 2));
+        assert!(!shortages.leaves(sweep, 1));
+        // Nobody else was there: the next job need not be left as well.
+        assert!(!shortages.leaves(sweep, 3));
+        assert!(shortages.leaves(SweepId(2), 3));
+        tokio::time::advance(ALONE).await;
+        assert!(shortages.leaves(sweep, 3) && !shortages.leaves(sweep, 3));
+    }
+}
