@@ -58,15 +58,20 @@ struct Cpu {
 }
 
 impl Cpu {
-    fn new(base: &BaseModel, vectors: &[AlignmentVector], budget: u64) -> Result<Self, EngineError> {
+    fn new(
+        base: &BaseModel,
+        vectors: &[AlignmentVector],
+        dtype: WeightType,
+        budget: u64,
+    ) -> Result<Self, EngineError> {
         let (residency, memory) = split(
             &base.weights,
             vectors,
-            (budget, Decoder::bytes(&base.weights), least_room(base)),
+            (budget, Decoder::bytes(&base.weights, dtype), least_room(base)),
             Stay::Tensors,
         )?;
         let residency = Arc::new(residency);
-        Ok(Self { decoder: Decoder::new(&base.weights), memory, residency })
+        Ok(Self { decoder: Decoder::new(&base.weights, dtype), memory, residency })
     }
 
     /// What passes of all threads together take.
@@ -138,7 +143,7 @@ impl Engine {
         let slow = SlowDecoder::of(&base, &vectors, dtype, tensors, budget)?;
         let decoder = match (tensors, slow) {
             (_, Some(slow)) => Backend::Slow(Box::new(slow)),
-            (None, None) => Backend::Cpu(Box::new(Cpu::new(&base, &vectors, budget)?)),
+            (None, None) => Backend::Cpu(Box::new(Cpu::new(&base, &vectors, dtype, budget)?)),
             (Some(tensors), None) => {
                 let decoder = TensorDecoder::new(&base.weights, &vectors, dtype, tensors, budget)?;
                 Backend::Tensors(Box::new(decoder))
