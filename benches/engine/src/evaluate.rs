@@ -34,6 +34,13 @@ struct Input {
     /// Queries with references, one JSON object a line, as sweeps have them.
     #[arg(long)]
     queries: PathBuf,
+    /// Type of the weights: `f32`, `bf16` or `f16`.
+    #[arg(long, default_value = "f32", value_parser = weight_type)]
+    dtype: WeightType,
+}
+
+fn weight_type(name: &str) -> Result<WeightType> {
+    WeightType::parse(name).with_context(|| format!("`{name}`, wanted f32, bf16 or f16"))
 }
 
 /// A line of the query file.
@@ -53,7 +60,7 @@ impl Input {
             .collect::<Result<_>>()
             .with_context(|| self.queries.display().to_string())?;
         let base = BaseModel::open(&self.model)?;
-        Ok((Engine::load(base, Vec::new(), &[], WeightType::F32)?, queries))
+        Ok((Engine::load(base, Vec::new(), &[], self.dtype)?, queries))
     }
 }
 

@@ -4,6 +4,7 @@ mod evaluate;
 mod memory;
 mod merge;
 mod model;
+mod peak;
 mod timing;
 
 use anyhow::Result;
@@ -22,11 +23,13 @@ struct Arguments {
 enum What {
     /// Merging a bf16 base and bf16 vectors, beside copying as many bytes.
     Merge(merge::MergeArguments),
+    /// The machine's multiply-adds, reads and copies per second, which bound what the rest can reach.
+    Peak,
     /// Peak memory beside what weights and key/value caches take; every run is a process of its own.
     Memory(memory::MemoryArguments),
-    /// Scoring a model's references in f32, a round for every line of standard input.
+    /// Scoring a model's references, a round for every line of standard input.
     Score(evaluate::ScoreArguments),
-    /// Greedy answers in f32, a round for every line of standard input.
+    /// Greedy answers, a round for every line of standard input.
     Generate(evaluate::GenerateArguments),
     /// Writes random vectors for a model of a shape, for `share.sh`.
     Vectors {
@@ -44,6 +47,10 @@ enum What {
 fn main() -> Result<()> {
     match Arguments::parse().what {
         What::Merge(arguments) => merge::run(&arguments),
+        What::Peak => {
+            peak::run();
+            Ok(())
+        }
         What::Memory(arguments) => memory::run(&arguments),
         What::Score(arguments) => evaluate::score(&arguments),
         What::Generate(arguments) => evaluate::generate(&arguments),

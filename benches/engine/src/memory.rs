@@ -64,8 +64,8 @@ pub(crate) fn run(arguments: &MemoryArguments) -> Result<()> {
     let plan = engine.generation_plan(&prompts, &Sampling::greedy(arguments.new_tokens));
     let planned = memory.merged + memory.kept + plan.cache;
     let caches = arguments.queries * tokens * config.layers * config.kv_heads * config.head_dim * 2 * 4;
-    let merged = 4 * parameters;
     let files = 2 * parameters * (1 + arguments.vectors);
+    let merged = usize::try_from(memory.merged)?;
     let kept = merged + files + caches;
     let status =
         std::fs::read_to_string("/proc/self/status").context("what is in memory is read from /proc")?;

@@ -41,6 +41,7 @@ pub(crate) fn run(arguments: &MergeArguments) -> Result<()> {
 
     let mut merged: Vec<(String, Vec<u8>)> = names.into_iter().map(|name| (name, Vec::new())).collect();
     engine.merge(&point(0))?;
+    let merged_weights = usize::try_from(engine.memory().merged)?;
     let shared = std::cell::RefCell::new(engine);
     let mut round = 0;
     let seconds = interleaved(
@@ -62,7 +63,7 @@ pub(crate) fn run(arguments: &MergeArguments) -> Result<()> {
     let rate = |bytes: usize, seconds: f64| bytes as f64 / seconds / 1e9;
     let copy = rate(2 * half, seconds[0]);
     let tensors = rate(inputs + 2 * parameters, seconds[1]);
-    let decoder = rate(inputs + 4 * parameters, seconds[2]);
+    let decoder = rate(inputs + merged_weights, seconds[2]);
     let report = json!({
         "shape": arguments.shape.name(), "parameters": parameters, "vectors": arguments.vectors,
         "threads": rayon::current_num_threads(), "rounds": arguments.rounds,

@@ -12,6 +12,7 @@ use crate::kernels::{
 use crate::memory::Residency;
 use crate::merge::MergingSource;
 use crate::model::{Activation, ModelConfig, ModelWeights};
+use crate::run::WeightType;
 use rayon::prelude::*;
 use std::sync::Mutex;
 
@@ -65,20 +66,20 @@ pub(crate) struct Step<'a> {
 type StepInOut<'a, 's> = ((&'a mut Step<'s>, &'a mut [f32]), (&'a [f32], &'a [f32]));
 
 impl Decoder {
-    /// A decoder for a base model, its weights still zero.
-    pub(crate) fn new(base: &ModelWeights) -> Self {
+    /// A decoder for a base model and weights of that type, still zero.
+    pub(crate) fn new(base: &ModelWeights, dtype: WeightType) -> Self {
         let config = base.config.clone();
         Self {
             ropes: config.rotaries.iter().map(|rotary| RotaryTable::new(rotary, config.context)).collect(),
-            weights: Weights::zeros(base),
+            weights: Weights::zeros(base, dtype),
             config,
             workspaces: Mutex::default(),
         }
     }
 
     /// Bytes of the merged weights of a model.
-    pub(crate) fn bytes(base: &ModelWeights) -> u64 {
-        Weights::bytes(base)
+    pub(crate) fn bytes(base: &ModelWeights, dtype: WeightType) -> u64 {
+        Weights::bytes(base, dtype)
     }
 
     /// Takes over the weights of a point.

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 /// Hidden states that pass the head together.
 pub(super) const ROWS: usize = 192;
-/// Panels of the head per block: with [`ROWS`] rows the logits take 192 KiB, whatever the vocabulary.
-pub(super) const PANELS: usize = 16;
+/// Panels of the head per block: with [`ROWS`] rows the logits take 216 KiB, whatever the vocabulary.
+pub(super) const PANELS: usize = 18;
 
 /// A token whose log-probability is wanted after a hidden state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Head<'_> {
         let panels = head.outputs.div_ceil(PANEL);
         let mut running = vec![RunningSoftmax::EMPTY; rows];
         for first in (0..panels).step_by(PANELS) {
-            let weights = head.panels(first, (first + PANELS).min(panels));
+            let weights = head.some_panels(first, (first + PANELS).min(panels));
             let (first_token, width) = (first * PANEL, weights.outputs);
             logits.resize(rows * width, 0.0);
             gemm(Threads::One, hidden, weights, logits, false);

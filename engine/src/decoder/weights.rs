@@ -1,9 +1,10 @@
 //! The weights of one point, in the layout that the kernels read. Filled anew for every point, never updated.
 
-use crate::kernels::{PANEL, PackedMatrix, pack_panel};
+use crate::kernels::{PANEL, PackedMatrix, PanelMut, PanelType, pack_panel};
 use crate::memory::Residency;
 use crate::merge::MergingSource;
 use crate::model::{LayerNames, ModelWeights, Rows};
+use crate::run::WeightType;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 
@@ -44,8 +45,8 @@ pub(crate) struct LayerWeights {
 
 /// All weights of the decoder. Buffers are allocated once and reused for every point.
 pub(crate) struct Weights {
-    /// Row-major `[vocabulary, hidden]`; empty when tied, rows are then taken from the head.
-    pub(crate) embedding: Vec<f32>,
+    /// `[vocabulary, hidden]`; none when tied, rows are then taken from the head.
+    embedding: Option<Stacked>,
     pub(crate) layers: Vec<LayerWeights>,
     pub(crate) final_norm: Norm,
     pub(crate) head: Stacked,
@@ -54,13 +55,13 @@ pub(crate) struct Weights {
 }
 
 impl Stacked {
-    fn zeros(base: &ModelWeights, parts: &[&Rows]) -> Self {
+    fn zeros(base: &ModelWeights, panel_type: PanelType, parts: &[&Rows]) -> Self {
         let inputs = base.layout.tensors[parts[0].tensor].shape[1];
         let outputs = parts.iter().map(|part| part.rows.len()).sum();
         let biased = parts.iter().all(|part| part.bias.is_some());
         Self {
             parts: parts.iter().map(|&part| part.clone()).collect(),
-            matrix: PackedMatrix::zeros(outputs, inputs),
+            matrix: PackedMatrix::zeros(panel_type, outputs, inputs),
             bias: vec![0.0; if biased { outputs } else { 0 }],
         }
     }
@@ -77,13 +78,22 @@ enum Piece<'a> {
     /// Consecutive elements of one tensor, and what is added to them.
     Plain { tensor: usize, start: usize, out: &'a mut [f32], offset: f32 },
     /// One panel: stacked rows from `row` on.
-    Panel { parts: &'a [Rows], row: usize, inputs: usize, out: &'a mut [f32] },
+    Panel { parts: &'a [Rows], row: usize, inputs: usize, out: PanelMut<'a> },
+}
+
+/// Weights that are rounded to bf16 are kept as such: the same numbers in half the memory.
+fn panel_type(dtype: WeightType) -> PanelType {
+    match dtype {
+        WeightType::Bf16 => PanelType::Bf16,
+        WeightType::F32 | WeightType::F16 => PanelType::F32,
+    }
 }
 
 impl Piece<'_> {
     fn elements(&self) -> usize {
         match self {
-            Self::Plain { out, .. } | Self::Panel { out, .. } => out.len(),
+            Self::Plain { out, .. } => out.len(),
+            Self::Panel { inputs, .. } => PANEL * inputs,
         }
     }
 
@@ -99,38 +109,40 @@ impl Piece<'_> {
 
 impl Weights {
     /// Bytes of the buffers of a model.
-    pub(crate) fn bytes(base: &ModelWeights) -> u64 {
-        let rows = |tensor: usize| base.layout.tensors[tensor].shape[0].next_multiple_of(PANEL);
-        let width = |tensor: usize| base.layout.tensors[tensor].shape[1..].iter().product::<usize>();
+    pub(crate) fn bytes(base: &ModelWeights, dtype: WeightType) -> u64 {
+        let panel_type = panel_type(dtype);
         // Stacked matrices fill up one panel together; the difference is less than a panel of each.
-        let elements = (0..base.tensors.len()).map(|tensor| rows(tensor) * width(tensor)).sum::<usize>();
-        4 * elements as u64
+        let words = |shape: &[usize]| match shape {
+            [outputs, inputs] => outputs.div_ceil(PANEL) * panel_type.words(*inputs),
+            _ => shape.iter().product(),
+        };
+        4 * base.layout.tensors.iter().map(|spec| words(&spec.shape)).sum::<usize>() as u64
     }
 
     /// Buffers for a model, all zero.
-    pub(crate) fn zeros(base: &ModelWeights) -> Self {
+    pub(crate) fn zeros(base: &ModelWeights, dtype: WeightType) -> Self {
         let layout = &base.layout;
         let norm = |tensor: usize| Norm::zeros(base, tensor);
+        let stacked = |parts: &[&Rows]| Stacked::zeros(base, panel_type(dtype), parts);
         let layer = |names: &LayerNames| LayerWeights {
             input_norm: norm(names.input_norm),
-            query: Stacked::zeros(base, &[&names.query]),
-            key_value: Stacked::zeros(base, &[&names.key, &names.value]),
+            query: stacked(&[&names.query]),
+            key_value: stacked(&[&names.key, &names.value]),
             query_key_norms: names.query_key_norms.map(|(query, key)| (norm(query), norm(key))),
-            output: Stacked::zeros(base, &[&names.output]),
+            output: stacked(&[&names.output]),
             attention_norm: names.attention_norm.map(norm),
             feed_forward_norm: norm(names.feed_forward_norm),
-            gate_up: Stacked::zeros(base, &[&names.gate, &names.up]),
-            down: Stacked::zeros(base, &[&names.down]),
+            gate_up: stacked(&[&names.gate, &names.up]),
+            down: stacked(&[&names.down]),
             down_norm: names.down_norm.map(norm),
         };
         let vocabulary = base.config.vocab_size;
-        let tied = layout.head == layout.embedding;
-        let head = Rows { tensor: layout.head, rows: 0..vocabulary, bias: None };
+        let whole = |tensor: usize| stacked(&[&Rows { tensor, rows: 0..vocabulary, bias: None }]);
         Self {
-            embedding: if tied { Vec::new() } else { vec![0.0; vocabulary * base.config.hidden_size] },
+            embedding: (layout.head != layout.embedding).then(|| whole(layout.embedding)),
             layers: layout.layers.iter().map(layer).collect(),
             final_norm: norm(layout.final_norm),
-            head: Stacked::zeros(base, &[&head]),
+            head: whole(layout.head),
             norm_offset: if base.config.unit_offset_norms { 1.0 } else { 0.0 },
         }
     }
@@ -141,7 +153,9 @@ impl Weights {
     pub(crate) fn fill(&mut self, source: &MergingSource<'_>, residency: &Residency) {
         let offset = self.norm_offset;
         let mut pieces = Vec::new();
-        plain(&mut pieces, source.base.layout.embedding, 0, &mut self.embedding, 0.0);
+        if let Some(embedding) = &mut self.embedding {
+            stacked(&mut pieces, embedding);
+        }
         for layer in &mut self.layers {
             layer.pieces(offset, &mut pieces);
         }
@@ -165,17 +179,12 @@ impl Weights {
 
     /// Writes the embedding of `token` to `row`.
     pub(crate) fn embed(&self, token: u32, row: &mut [f32]) {
-        let token = token as usize;
-        if self.embedding.is_empty() {
-            self.head.matrix.copy_row(token, row);
-        } else {
-            row.copy_from_slice(&self.embedding[token * row.len()..(token + 1) * row.len()]);
-        }
+        self.embedding.as_ref().unwrap_or(&self.head).matrix.copy_row(token as usize, row);
     }
 }
 
 fn merge(source: &MergingSource<'_>, pieces: Vec<Piece<'_>>) {
-    pieces.into_par_iter().for_each_init(Vec::new, |rows, piece| match piece {
+    pieces.into_par_iter().for_each_init(Default::default, |(rows, pairs), piece| match piece {
         Piece::Plain { tensor, start, out, offset } => {
             source.read(tensor, start, out);
             if offset != 0.0 {
@@ -184,7 +193,7 @@ fn merge(source: &MergingSource<'_>, pieces: Vec<Piece<'_>>) {
         }
         Piece::Panel { parts, row, inputs, out } => {
             let count = read_rows(source, parts, row, inputs, rows);
-            pack_panel(&rows[..count * inputs], inputs, out);
+            pack_panel(&rows[..count * inputs], inputs, out, pairs);
         }
     });
 }
@@ -225,7 +234,7 @@ fn stacked<'a>(pieces: &mut Vec<Piece<'a>>, stacked: &'a mut Stacked) {
         }
     }
     let inputs = matrix.inputs;
-    for (panel, out) in matrix.data.chunks_mut(PANEL * inputs).enumerate() {
+    for (panel, out) in matrix.panels_mut().enumerate() {
         pieces.push(Piece::Panel { parts, row: panel * PANEL, inputs, out });
     }
 }

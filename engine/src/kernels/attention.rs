@@ -3,7 +3,7 @@
 use super::exp::exp;
 use super::gemm::{DEPTH, gemm};
 use super::layer::soft_cap;
-use super::packed::{PANEL, PackedView};
+use super::packed::{PANEL, PackedView, PanelsView};
 use super::{Threads, kernel};
 
 /// Keys and values of one key/value head, in the layout of packed weights.
@@ -85,7 +85,7 @@ pub(crate) fn attend(queries: Queries<'_>, head: PackedHead<'_>, scores: &mut Ve
         scores.resize(visible.len() * positions, 0.0);
     }
     let scores = &mut scores[..visible.len() * positions];
-    let keys = &keys[first * head_dim..];
+    let keys = PanelsView::F32(&keys[first * head_dim..]);
     let keys = PackedView { outputs: positions, inputs: head_dim, stride: PANEL * head_dim, data: keys };
     gemm(Threads::One, rows, keys, scores, false);
     let scale = match softcap {
@@ -96,7 +96,7 @@ pub(crate) fn attend(queries: Queries<'_>, head: PackedHead<'_>, scores: &mut Ve
         }
     };
     masked_softmax(scores, visible, first, scale);
-    let values = &values[first * PANEL..];
+    let values = PanelsView::F32(&values[first * PANEL..]);
     let values = PackedView { outputs: head_dim, inputs: positions, stride: PANEL * capacity, data: values };
     gemm(Threads::One, scores, values, out, false);
 }

@@ -6,7 +6,7 @@
 //! bit on one kind of CPU, and threads may be used freely.
 //!
 //! Kernels exist twice, from one source: with AVX2 and FMA, chosen at run time, and for whatever the compiler
-//! targets. `FUSED` says whether multiply-add is one instruction.
+//! targets; the matrix product also with AVX-512. `FUSED` says whether multiply-add is one instruction.
 
 mod attention;
 mod elementwise;
@@ -27,7 +27,7 @@ pub(crate) use fused_sum::{MOST, Stored, Terms, fused_sum};
 pub(crate) use gemm::gemm;
 pub(crate) use layer::{geglu, rms_norm, rms_norm_in_place, rotate, soft_cap, swiglu};
 pub(crate) use low_rank::LowRank;
-pub(crate) use packed::{PANEL, PackedMatrix, pack_panel};
+pub(crate) use packed::{PANEL, PackedMatrix, PanelMut, PanelType, pack_panel};
 pub(crate) use softmax::RunningSoftmax;
 
 /// How much of the machine one kernel call may use.

@@ -1,50 +1,124 @@
 //! Weight matrices in the layout that the matrix product reads.
 
-/// Outputs per panel: two AVX2 registers of f32.
+use super::kernel;
+
+/// Outputs per panel: one AVX-512 register of f32, or two of AVX2.
 pub(crate) const PANEL: usize = 16;
 
-/// A weight matrix `[outputs, inputs]` as panels of [`PANEL`] outputs, each stored `[inputs][PANEL]`.
+/// What panels hold their elements as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PanelType {
+    F32,
+    /// In half the memory; the product widens it.
+    Bf16,
+}
+
+impl PanelType {
+    /// 32-bit words of a panel.
+    pub(crate) fn words(self, inputs: usize) -> usize {
+        PANEL
+            * match self {
+                Self::F32 => inputs,
+                Self::Bf16 => inputs.div_ceil(2),
+            }
+    }
+}
+
+/// A weight matrix `[outputs, inputs]` as panels of [`PANEL`] outputs.
 ///
-/// One step of the product loads the weights of 16 outputs for one input from adjacent memory, and reading a
+/// One step of the product loads the weights of 16 outputs for one or two inputs from adjacent memory, and reading a
 /// panel is one linear walk. The last panel is filled with zeros.
 pub(crate) struct PackedMatrix {
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
-    pub(crate) data: Vec<f32>,
+    pub(crate) panels: Panels,
+}
+
+/// All panels of a matrix.
+pub(crate) enum Panels {
+    /// Each `[inputs][PANEL]`.
+    F32(Vec<f32>),
+    /// Each `[⌈inputs / 2⌉][PANEL]` of [pairs](pair).
+    Bf16(Vec<u32>),
+}
+
+/// Two inputs' weights for one output: the even input's bf16 in the lower half, the next one's in the upper half.
+///
+/// A shift or a mask widens either, and it is the layout that the CPU's own bf16 instructions read.
+#[inline(always)]
+fn pair(even: f32, odd: f32) -> u32 {
+    even.to_bits() >> 16 | odd.to_bits() & 0xffff_0000
+}
+
+/// One weight of a [`pair`].
+#[inline(always)]
+pub(super) fn of_pair(pair: u32, odd: bool) -> f32 {
+    f32::from_bits(if odd { pair & 0xffff_0000 } else { pair << 16 })
 }
 
 impl PackedMatrix {
     /// A matrix of zeros.
-    pub(crate) fn zeros(outputs: usize, inputs: usize) -> Self {
-        Self { outputs, inputs, data: vec![0.0; outputs.div_ceil(PANEL) * PANEL * inputs] }
+    pub(crate) fn zeros(panel_type: PanelType, outputs: usize, inputs: usize) -> Self {
+        let words = outputs.div_ceil(PANEL) * panel_type.words(inputs);
+        let panels = match panel_type {
+            PanelType::F32 => Panels::F32(vec![0.0; words]),
+            PanelType::Bf16 => Panels::Bf16(vec![0; words]),
+        };
+        Self { outputs, inputs, panels }
     }
 
     /// The whole matrix for the product.
     pub(crate) fn view(&self) -> PackedView<'_> {
-        PackedView {
-            outputs: self.outputs,
-            inputs: self.inputs,
-            stride: PANEL * self.inputs,
-            data: &self.data,
-        }
+        self.some_panels(0, self.outputs.div_ceil(PANEL))
     }
 
     /// The outputs of panels `first..last`, as a matrix of its own.
-    pub(crate) fn panels(&self, first: usize, last: usize) -> PackedView<'_> {
-        let width = PANEL * self.inputs;
-        PackedView {
-            outputs: (last * PANEL).min(self.outputs) - first * PANEL,
-            inputs: self.inputs,
-            stride: width,
-            data: &self.data[first * width..last * width],
-        }
+    pub(crate) fn some_panels(&self, first: usize, last: usize) -> PackedView<'_> {
+        let inputs = self.inputs;
+        let (stride, data) = match &self.panels {
+            Panels::F32(data) => {
+                let width = PanelType::F32.words(inputs);
+                (width, PanelsView::F32(&data[first * width..last * width]))
+            }
+            Panels::Bf16(data) => {
+                let width = PanelType::Bf16.words(inputs);
+                (width, PanelsView::Bf16(&data[first * width..last * width]))
+            }
+        };
+        PackedView { outputs: (last * PANEL).min(self.outputs) - first * PANEL, inputs, stride, data }
+    }
+
+    /// Every panel to be written by itself, in order.
+    pub(crate) fn panels_mut(&mut self) -> impl Iterator<Item = PanelMut<'_>> {
+        let inputs = self.inputs;
+        let (wide, narrow) = match &mut self.panels {
+            Panels::F32(data) => (data.as_mut_slice(), [].as_mut_slice()),
+            Panels::Bf16(data) => ([].as_mut_slice(), data.as_mut_slice()),
+        };
+        let wide = wide.chunks_exact_mut(PanelType::F32.words(inputs)).map(PanelMut::F32);
+        wide.chain(narrow.chunks_exact_mut(PanelType::Bf16.words(inputs)).map(PanelMut::Bf16))
     }
 
     /// Copies row `output` (the weights of one output) into `row`.
     pub(crate) fn copy_row(&self, output: usize, row: &mut [f32]) {
-        let panel = &self.data[output / PANEL * PANEL * self.inputs..][..PANEL * self.inputs];
-        for (value, weights) in row.iter_mut().zip(panel.as_chunks::<PANEL>().0) {
-            *value = weights[output % PANEL];
+        let lane = output % PANEL;
+        match &self.panels {
+            Panels::F32(data) => {
+                let width = PanelType::F32.words(self.inputs);
+                let panel = &data[output / PANEL * width..][..width];
+                for (value, weights) in row.iter_mut().zip(panel.as_chunks::<PANEL>().0) {
+                    *value = weights[lane];
+                }
+            }
+            Panels::Bf16(data) => {
+                let width = PanelType::Bf16.words(self.inputs);
+                let panel = &data[output / PANEL * width..][..width];
+                for (values, pairs) in row.chunks_mut(2).zip(panel.as_chunks::<PANEL>().0) {
+                    for (odd, value) in [false, true].into_iter().zip(values) {
+                        *value = of_pair(pairs[lane], odd);
+                    }
+                }
+            }
         }
     }
 }
@@ -54,68 +128,125 @@ impl PackedMatrix {
 pub(crate) struct PackedView<'a> {
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
-    /// Elements from one panel to the next.
+    /// Words from one panel to the next.
     pub(crate) stride: usize,
-    pub(crate) data: &'a [f32],
+    pub(crate) data: PanelsView<'a>,
 }
 
-/// Writes `rows` (row-major, at most [`PANEL`] rows of `inputs`) into one panel; absent rows become zeros.
-pub(crate) fn pack_panel(rows: &[f32], inputs: usize, panel: &mut [f32]) {
-    let count = rows.len() / inputs;
+/// Borrowed [`Panels`].
+#[derive(Clone, Copy)]
+pub(crate) enum PanelsView<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [u32]),
+}
+
+/// One panel that is written.
+pub(crate) enum PanelMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [u32]),
+}
+
+/// Writes `rows` (row-major, at most [`PANEL`] rows of `inputs`) into one panel; absent rows become zeros. What goes into
+/// a bf16 panel is rounded to bf16 already. `pairs` is scratch.
+pub(crate) fn pack_panel(rows: &[f32], inputs: usize, panel: PanelMut<'_>, pairs: &mut Vec<u32>) {
+    match panel {
+        PanelMut::F32(panel) => pack(rows, inputs, panel),
+        PanelMut::Bf16(panel) => {
+            let width = inputs.div_ceil(2);
+            pairs.resize(rows.len() / inputs * width, 0);
+            for (row, pairs) in rows.chunks_exact(inputs).zip(pairs.chunks_exact_mut(width)) {
+                pair_up(row, pairs);
+            }
+            pack(pairs, width, panel);
+        }
+    }
+}
+
+kernel! {
+    /// Pairs neighbours; with an odd last element goes a zero.
+    fn pair_up(row: &[f32], pairs: &mut [u32]) = pair_up_body
+}
+
+#[inline(always)]
+fn pair_up_body<const FUSED: bool>(row: &[f32], pairs: &mut [u32]) {
+    let (whole, rest) = row.as_chunks::<2>();
+    for ([even, odd], words) in whole.iter().zip(pairs.iter_mut()) {
+        *words = pair(*even, *odd);
+    }
+    if let ([even], Some(last)) = (rest, pairs.last_mut()) {
+        *last = pair(*even, 0.0);
+    }
+}
+
+/// Transposes up to [`PANEL`] rows of `width` words into `[width][PANEL]`.
+fn pack<T: Word>(rows: &[T], width: usize, panel: &mut [T]) {
+    let count = rows.len() / width;
     let mut start = 0;
     #[cfg(target_arch = "x86_64")]
     if count == PANEL && super::has_avx2_fma() {
         // SAFETY: AVX2 was detected.
-        start = unsafe { avx2::pack(rows, inputs, panel) };
+        start = unsafe { avx2::pack(rows, width, panel) };
     }
     if count < PANEL {
-        panel.fill(0.0);
+        panel.fill(T::default());
     }
-    // Eight inputs at a time keep the reads in the same cache lines and the writes in few.
-    while start < inputs {
-        let width = (inputs - start).min(BLOCK);
-        let weights = &mut panel[start * PANEL..(start + width) * PANEL];
-        for (row, values) in rows.chunks_exact(inputs).enumerate() {
-            for (column, value) in values[start..start + width].iter().enumerate() {
+    // Eight columns at a time keep the reads in the same cache lines and the writes in few.
+    while start < width {
+        let columns = (width - start).min(BLOCK);
+        let weights = &mut panel[start * PANEL..(start + columns) * PANEL];
+        for (row, values) in rows.chunks_exact(width).enumerate() {
+            for (column, value) in values[start..start + columns].iter().enumerate() {
                 weights[column * PANEL + row] = *value;
             }
         }
-        start += width;
+        start += columns;
     }
 }
 
-/// Inputs that are packed together.
+/// Columns that are packed together.
 const BLOCK: usize = 8;
+
+/// 32 bits without rules.
+///
+/// # Safety
+/// Types of four bytes, all of whose bits are valid.
+unsafe trait Word: Copy + Default {}
+
+// SAFETY: four bytes, any bits.
+unsafe impl Word for f32 {}
+// SAFETY: four bytes, any bits.
+unsafe impl Word for u32 {}
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use super::{BLOCK, PANEL};
+    use super::{BLOCK, PANEL, Word};
     use std::arch::x86_64::{
         __m256, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_shuffle_ps, _mm256_storeu_ps,
         _mm256_unpackhi_ps, _mm256_unpacklo_ps,
     };
 
-    /// Packs [`PANEL`] rows, [`BLOCK`] inputs at a time, and returns how many inputs that makes.
+    /// Packs [`PANEL`] rows, [`BLOCK`] columns at a time, and returns how many columns that makes. Words are moved as
+    /// f32 whatever they are.
     #[target_feature(enable = "avx2")]
-    pub(super) fn pack(rows: &[f32], inputs: usize, panel: &mut [f32]) -> usize {
-        let blocks = inputs / BLOCK;
+    pub(super) fn pack<T: Word>(rows: &[T], width: usize, panel: &mut [T]) -> usize {
+        let blocks = width / BLOCK;
         for (block, weights) in panel.as_chunks_mut::<{ BLOCK * PANEL }>().0[..blocks].iter_mut().enumerate()
         {
             for half in 0..2 {
-                let row = |index: usize| -> &[f32; BLOCK] {
-                    rows[(half * 8 + index) * inputs + block * BLOCK..]
+                let row = |index: usize| -> &[T; BLOCK] {
+                    rows[(half * 8 + index) * width + block * BLOCK..]
                         .first_chunk()
                         .expect("the block ends with the row")
                 };
-                // SAFETY: eight numbers are read from an array of eight.
+                // SAFETY: eight words are read from an array of eight.
                 let rows: [__m256; 8] =
-                    std::array::from_fn(|index| unsafe { _mm256_loadu_ps(row(index).as_ptr()) });
+                    std::array::from_fn(|index| unsafe { _mm256_loadu_ps(row(index).as_ptr().cast()) });
                 for (column, values) in transposed(rows).into_iter().enumerate() {
-                    let target: &mut [f32; 8] = (&mut weights[column * PANEL + half * 8..][..8])
+                    let target: &mut [T; 8] = (&mut weights[column * PANEL + half * 8..][..8])
                         .try_into()
                         .expect("half a panel has eight outputs");
-                    // SAFETY: eight numbers are written to an array of eight.
-                    unsafe { _mm256_storeu_ps(target.as_mut_ptr(), values) };
+                    // SAFETY: eight words are written to an array of eight.
+                    unsafe { _mm256_storeu_ps(target.as_mut_ptr().cast(), values) };
                 }
             }
         }

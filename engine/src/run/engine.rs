@@ -59,18 +59,24 @@ struct Cpu {
 }
 
 impl Cpu {
-    fn new(base: &BaseModel, vectors: &[AlignmentVector], budget: u64) -> Result<Self, EngineError> {
-        let (residency, memory) = Self::split(&base.weights, vectors, budget)?;
+    fn new(
+        base: &BaseModel,
+        vectors: &[AlignmentVector],
+        dtype: WeightType,
+        budget: u64,
+    ) -> Result<Self, EngineError> {
+        let (residency, memory) = Self::split(&base.weights, vectors, dtype, budget)?;
         let residency = Arc::new(residency);
-        Ok(Self { decoder: Decoder::new(&base.weights), memory, residency })
+        Ok(Self { decoder: Decoder::new(&base.weights, dtype), memory, residency })
     }
 
     fn split(
         base: &ModelWeights,
         vectors: &[AlignmentVector],
+        dtype: WeightType,
         budget: u64,
     ) -> Result<(Residency, MemoryUse), EngineError> {
-        let needs = (budget, Decoder::bytes(base), least_room(&base.config));
+        let needs = (budget, Decoder::bytes(base, dtype), least_room(&base.config));
         split(base, vectors, needs, Stay::Tensors)
     }
 
@@ -134,7 +140,7 @@ impl Engine {
         let slow = SlowDecoder::of(&base.weights, &vectors, dtype, tensors, budget)?;
         let decoder = match (tensors, slow) {
             (_, Some(slow)) => Backend::Slow(Box::new(slow)),
-            (None, None) => Backend::Cpu(Box::new(Cpu::new(&base, &vectors, budget)?)),
+            (None, None) => Backend::Cpu(Box::new(Cpu::new(&base, &vectors, dtype, budget)?)),
             (Some(tensors), None) => {
                 let decoder = TensorDecoder::new(&base.weights, &vectors, dtype, tensors, budget)?;
                 Backend::Tensors(Box::new(decoder))
@@ -165,7 +171,7 @@ impl Engine {
             return Ok(());
         }
         let split = match tensors {
-            None => Cpu::split(&base, &[], budget),
+            None => Cpu::split(&base, &[], dtype, budget),
             Some(tensors) => TensorDecoder::split(&base, &[], held_as(dtype, tensors), budget),
         };
         split.map(drop)

@@ -6,7 +6,7 @@ use crate::kernels::{round_bf16, round_f16};
 /// The sweep's weight type: merged weights are rounded to it once, at the end of the merge.
 ///
 /// On CPU the computation itself is f32 whichever is chosen; `Bf16` and `F16` round the *weights*, so that a
-/// point's answers are those of the model that an export in that type would give.
+/// point's answers are those of the model that an export in that type would give. `Bf16` keeps them in two bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum WeightType {
     /// 32-bit floats: nothing is rounded.

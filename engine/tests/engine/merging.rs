@@ -48,6 +48,33 @@ fn the_origin_is_the_base() {
     assert_eq!(logits(&engine), logits(&base));
 }
 
+/// What a bf16 sweep computes with is the rounded point, whose numbers need half the memory.
+#[test]
+fn weights_of_16_bits_give_the_bits_that_the_same_numbers_give_in_32() {
+    for tied in [true, false] {
+        // Odd numbers of inputs, too, which do not go in pairs.
+        let shape = crate::common::Shape { tied, inner: 51, ..SMALL };
+        let family = RandomFamily::new(&shape, 3);
+        let mut narrow = open(&family, &three(), WeightType::Bf16);
+        narrow.merge(&[0.7, -0.2, 1.3]).unwrap();
+        let mut bytes = Vec::new();
+        let rounded: Vec<_> = shape
+            .tensors()
+            .into_iter()
+            .map(|(name, dimensions)| {
+                narrow.merged_tensor(&name, &mut bytes).unwrap();
+                let widened = |raw: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*raw)) << 16);
+                (name, dimensions, bytes.as_chunks::<2>().0.iter().map(widened).collect())
+            })
+            .collect();
+        write_tensors(&family.base.join("model.safetensors"), &rounded);
+        let wide = open(&RandomFamily { vectors: Vec::new(), ..family }, &[], WeightType::F32);
+        assert_eq!(logits(&narrow), logits(&wide));
+        let share = narrow.memory().merged as f64 / wide.memory().merged as f64;
+        assert!((0.5..0.52).contains(&share), "{share}");
+    }
+}
+
 /// The merge done here, tensor by tensor, written as a model of its own.
 #[test]
 fn a_merge_is_the_sum_in_coefficient_order() {
