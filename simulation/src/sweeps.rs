@@ -2,9 +2,9 @@
 
 use anyhow::Context as _;
 use avsweep_domain::{
-    Coefficient, Coverage, DecodeSettings, DomainDefinition, Dtype, Evaluation, Fingerprint, JudgeProvider,
-    JudgeSettings, Levels, Message, ModelSource, Query, Range, Role, Space, Strategy, SweepDefinition, Ticks,
-    VectorSource,
+    BayesianSettings, Coefficient, Coverage, DecodeSettings, DomainDefinition, Dtype, Evaluation,
+    Fingerprint, HierarchicalSettings, JudgeProvider, JudgeSettings, Ladder, Levels, Message, ModelSource,
+    Query, Racing, Range, Role, Space, Strategy, SweepDefinition, Ticks, VectorSource,
 };
 
 /// What a schedule's sweeps are like.
@@ -22,15 +22,62 @@ pub(crate) enum Shape {
     Overlapping,
     /// Two sweeps of different models.
     Apart,
+    /// One sweep: coarse to fine.
+    Hierarchical,
+    /// One sweep: a model of the likelihoods chooses.
+    Bayesian,
+    /// One sweep: a model of the verdicts chooses.
+    Judged,
+    /// One sweep: points out of reach are given up.
+    Raced,
+    /// One sweep: the judge chooses among the best by likelihood.
+    Laddered,
+}
+
+/// What the points and results of a schedule have in common with those of an undisturbed run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Likeness {
+    /// They are the same; where a job was parked, there may be more.
+    Always,
+    /// They are the same unless a job was parked: what comes next depends on the results before.
+    Unparked,
+    /// What is measured depends on who is first.
+    ByTiming,
 }
 
 impl Shape {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Finalists, Self::Likelihood, Self::Texts, Self::Same, Self::Overlapping, Self::Apart];
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Finalists,
+        Self::Likelihood,
+        Self::Texts,
+        Self::Same,
+        Self::Overlapping,
+        Self::Apart,
+        Self::Hierarchical,
+        Self::Bayesian,
+        Self::Judged,
+        Self::Raced,
+        Self::Laddered,
+    ];
+
+    /// How a schedule's export compares with the undisturbed run's.
+    pub(crate) fn likeness(self) -> Likeness {
+        match self {
+            Self::Finalists
+            | Self::Likelihood
+            | Self::Texts
+            | Self::Same
+            | Self::Overlapping
+            | Self::Apart => Likeness::Always,
+            Self::Hierarchical | Self::Laddered => Likeness::Unparked,
+            Self::Bayesian | Self::Judged | Self::Raced => Likeness::ByTiming,
+        }
+    }
 
     /// The sweeps' definitions.
     pub(crate) fn definitions(self) -> anyhow::Result<Vec<SweepDefinition>> {
         let plain = Recipe { name: "first", base: "base", wide: false, shift: 0 };
+        let wide = Recipe { wide: true, ..plain };
         let texts_at_finalists = (Coverage::All, Coverage::Finalists);
         let both = |second: Recipe, (likelihood, generation)| {
             Ok(vec![
@@ -47,8 +94,40 @@ impl Shape {
                 both(Recipe { name: "second", wide: true, shift: 1, ..plain }, (Coverage::All, Coverage::All))
             }
             Self::Apart => both(Recipe { name: "second", base: "other", ..plain }, texts_at_finalists),
+            Self::Hierarchical => {
+                let settings = HierarchicalSettings { budget: Some(9), ..HierarchicalSettings::default() };
+                one(wide, Coverage::Finalists, |sweep| sweep.strategy = Strategy::Hierarchical(settings))
+            }
+            Self::Bayesian | Self::Judged => {
+                let texts = if self == Self::Judged { Coverage::All } else { Coverage::None };
+                let settings = BayesianSettings {
+                    budget: 8,
+                    initial: Some(4),
+                    min_gain: 0.0,
+                    ..BayesianSettings::default()
+                };
+                one(wide, texts, |sweep| sweep.strategy = Strategy::Bayesian(settings))
+            }
+            Self::Raced => one(wide, Coverage::None, |sweep| {
+                sweep.evaluation.racing = Some(Racing { block: 1, error: 0.0, seed: 0 });
+            }),
+            Self::Laddered => one(wide, Coverage::Finalists, |sweep| {
+                sweep.evaluation.ladder = Some(Ladder { confidence: 0.9, most: 4 });
+            }),
         }
     }
+}
+
+/// A sweep that scores everywhere, changed.
+fn one(
+    recipe: Recipe,
+    generation: Coverage,
+    change: impl FnOnce(&mut SweepDefinition),
+) -> anyhow::Result<Vec<SweepDefinition>> {
+    let mut sweep = definition(recipe, Coverage::All, generation)?;
+    change(&mut sweep);
+    sweep.check().context("a made-up sweep")?;
+    Ok(vec![sweep])
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -8,6 +8,7 @@ mod leasing;
 mod observation;
 mod planning;
 mod results;
+mod searching;
 mod sweeps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,8 +40,8 @@ pub(crate) struct Laws {
     leases: BTreeMap<JobId, HeldLease>,
     tokens: BTreeSet<[u8; 16]>,
     planners: BTreeMap<SweepId, Planner>,
-    /// The strategy's points planned so far.
-    proposed: BTreeMap<SweepId, u64>,
+    /// The strategy's points planned so far, in its order.
+    proposed: BTreeMap<SweepId, Vec<Point>>,
     acknowledged: Acknowledged,
     /// Jobs that were parked at some time.
     parked: u64,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use avsweep_domain::{Coverage, JobState, LeaseToken, Rung, SweepId, SweepState};
+use avsweep_domain::{JobState, LeaseToken, SweepId, SweepState};
 use avsweep_store::{NewJob, Plan, Planned, PlanningGuard, StoreError, Timestamp};
 
 use super::observation::Observation;
@@ -102,28 +102,8 @@ impl Laws {
         // In the order of the plan; numbers are given to open jobs first.
         let added: HashSet<&NewJob> = changes.iter().map(|change| &change.after.job).collect();
         let new: Vec<&NewJob> = plan.jobs.iter().filter(|job| added.contains(job)).collect();
-        self.points_are_in_order(sweep, &new)?;
+        self.points_are_the_strategys(sweep, plan, &new)?;
         Ok(format!("sweep {sweep}: {planned:?}"))
-    }
-
-    /// The strategy's points are planned in its order, each once: a grid's is that of its numbers. `new` are the jobs
-    /// that were not there before, in the order of the plan.
-    fn points_are_in_order(&mut self, sweep: SweepId, new: &[&NewJob]) -> Result<(), String> {
-        let definition = self.definition(sweep)?;
-        let rung = match definition.evaluation.likelihood {
-            Coverage::None => Rung::Generation,
-            Coverage::Finalists | Coverage::All => Rung::Likelihood,
-        };
-        let place = self.proposed.entry(sweep).or_default();
-        // A point's first job.
-        for job in new.iter().filter(|job| job.rung == rung && job.slice.start == 0) {
-            let wanted = definition.space.grid_point(*place);
-            ensure(wanted.as_ref() == Some(&job.point), || {
-                format!("point {} was planned at place {place}, where {wanted:?} is wanted", job.point)
-            })?;
-            *place += 1;
-        }
-        Ok(())
     }
 
     pub(crate) fn finished(

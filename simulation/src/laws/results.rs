@@ -24,6 +24,12 @@ impl Acknowledged {
         at_point.is_some_and(|known| known.contains(&(rung, query.fingerprint())))
     }
 
+    /// Whether the response to a query at a point, or the same text elsewhere, was judged.
+    pub(super) fn is_judged(&self, recipe: Fingerprint, point: &Point, query: &Query) -> bool {
+        let text = values::response(recipe, point, query).text;
+        self.judged.contains(&(query.fingerprint(), text))
+    }
+
     fn add(&mut self, recipe: Fingerprint, point: &Point, rung: Rung, query: &Query) {
         let known = self.at_points.entry((recipe, point.clone())).or_default();
         known.insert((rung, query.fingerprint()));
@@ -106,9 +112,7 @@ impl Laws {
                 format!("{} is another than was reported: {:?}", what(), row.value)
             })?;
             if !self.acknowledged.has(recipe, point, rung, query) {
-                let text = values::response(recipe, point, query).text;
-                let resolved = rung == Rung::Judgement
-                    && self.acknowledged.judged.contains(&(query.fingerprint(), text));
+                let resolved = rung == Rung::Judgement && self.acknowledged.is_judged(recipe, point, query);
                 ensure(resolved, || format!("{} is there, and no report of it was taken", what()))?;
                 // From now on it must stay.
                 self.acknowledged.add(recipe, point, rung, query);
