@@ -164,17 +164,21 @@ impl Weights {
         if residency.keeps_all() {
             return merge(source, pieces);
         }
-        while !pieces.is_empty() {
-            let mut elements = 0;
-            let end = pieces.iter().position(|piece| {
-                elements += piece.elements();
-                elements >= STRETCH
-            });
-            let later = pieces.split_off(end.map_or(pieces.len(), |last| last + 1));
-            let read: BTreeSet<usize> = pieces.iter().flat_map(Piece::tensors).collect();
-            merge(source, std::mem::replace(&mut pieces, later));
+        let merge_stretch = |stretch: Vec<Piece<'_>>| {
+            let read: BTreeSet<usize> = stretch.iter().flat_map(Piece::tensors).collect();
+            merge(source, stretch);
             read.into_iter().for_each(|tensor| residency.release(source.base, source.vectors, tensor));
+        };
+        let (mut stretch, mut elements) = (Vec::new(), 0);
+        for piece in pieces {
+            elements += piece.elements();
+            stretch.push(piece);
+            if elements >= STRETCH {
+                merge_stretch(std::mem::take(&mut stretch));
+                elements = 0;
+            }
         }
+        merge_stretch(stretch);
     }
 
     /// Writes the embedding of `token` to `row`.

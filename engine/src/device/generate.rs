@@ -119,7 +119,8 @@ impl Planner<'_> {
         let capacity = self.positions(longest);
         let left = self.room.saturating_sub(self.sizes.pass(longest.tokens.len().max(self.joining)));
         let bytes = self.sizes.sequence(capacity);
-        (halved(SLOTS.min(count), |slots| bytes * slots as u64 <= left), capacity)
+        // Halved first: parts of a job must not be cut to what exactly fits.
+        (halved(SLOTS, |slots| bytes * slots as u64 <= left).min(count), capacity)
     }
 
     /// Bytes that answering these prompts reads, per token of an answer: the weights for every slot's round, and the
@@ -128,7 +129,11 @@ impl Planner<'_> {
         let Some((_, longest)) = prompts.first() else { return 0 };
         let (slots, capacity) = self.slots(longest, prompts.len());
         let count = prompts.len() as u64;
-        (self.step.saturating_mul(count) / slots as u64).saturating_add(self.sizes.cache(capacity) * count)
+        // Rounded up, so that cutting equals gains nothing.
+        self.step
+            .saturating_mul(count)
+            .div_ceil(slots as u64)
+            .saturating_add(self.sizes.cache(capacity) * count)
     }
 
     /// Cuts prompts, longest first, into batches wherever two read less than one: a long prompt would take its length
