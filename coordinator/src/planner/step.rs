@@ -96,4 +96,4 @@ fn all(counts: &RungCounts) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
