@@ -1,12 +1,14 @@
 //! Log lines on stderr, and traces to an OTLP collector where one is named.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::WithExportConfig as _;
+use opentelemetry_otlp::{WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tonic::transport::{Certificate, ClientTlsConfig};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -29,11 +31,10 @@ pub(crate) struct Logging {
 ///
 /// A collector that is away is warned of and otherwise not missed.
 pub(crate) fn start(arguments: &Arguments) -> Logging {
-    let traces = arguments
-        .otlp_endpoint
-        .as_deref()
-        .filter(|endpoint| !endpoint.is_empty())
-        .map(|endpoint| exporter(endpoint, service_name(&arguments.command)));
+    let traces =
+        arguments.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty()).map(|endpoint| {
+            exporter(endpoint, arguments.otlp_ca.as_deref(), service_name(&arguments.command))
+        });
     let (traces, problem) = match traces {
         None => (None, None),
         Some(Ok(traces)) => (Some(traces), None),
@@ -88,13 +89,26 @@ fn own_targets(targets: Targets) -> Targets {
     crates.into_iter().fold(targets, |targets, name| targets.with_target(name, Level::DEBUG))
 }
 
-fn exporter(endpoint: &str, service: &'static str) -> Result<SdkTracerProvider, String> {
-    let exporter = opentelemetry_otlp::SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .with_timeout(FLUSH)
-        .build()
-        .map_err(|error| error.to_string())?;
+fn exporter(
+    endpoint: &str,
+    authority: Option<&Path>,
+    service: &'static str,
+) -> Result<SdkTracerProvider, String> {
+    let mut exporter =
+        opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(FLUSH);
+    if is_https(endpoint) {
+        // The exporter's own default trusts nobody.
+        let tls = match authority {
+            None => ClientTlsConfig::new().with_enabled_roots(),
+            Some(path) => {
+                let pem = std::fs::read(path)
+                    .map_err(|error| format!("--otlp-ca {} cannot be read: {error}", path.display()))?;
+                ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
+            }
+        };
+        exporter = exporter.with_tls_config(tls);
+    }
+    let exporter = exporter.build().map_err(|error| error.to_string())?;
     let mut resource = Resource::builder();
     // The variable is the operator's own name for it.
     if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
@@ -103,6 +117,10 @@ fn exporter(endpoint: &str, service: &'static str) -> Result<SdkTracerProvider, 
     let version = opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let resource = resource.with_attribute(version).build();
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
+
+fn is_https(endpoint: &str) -> bool {
+    endpoint.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
 }
 
 fn service_name(command: &Command) -> &'static str {

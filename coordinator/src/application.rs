@@ -2,6 +2,7 @@
 
 pub(crate) mod agreement;
 pub(crate) mod answering;
+pub(crate) mod claims;
 mod convergence;
 pub(crate) mod leasing;
 mod pace;

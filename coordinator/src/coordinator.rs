@@ -6,8 +6,9 @@ use avsweep_domain::LeaseToken;
 use avsweep_store::Store;
 use tokio_util::sync::CancellationToken;
 
+use crate::application::claims::{Claims, Parts};
 use crate::application::racing::Races;
-use crate::application::workers::WorkerNotes;
+use crate::application::workers::{Names, WorkerNotes};
 use crate::clock::DatabaseClock;
 use crate::metrics::{GaugeCache, MeasuredStore, Metrics};
 use crate::planner::Cursors;
@@ -27,10 +28,12 @@ pub struct Coordinator {
     /// By which the store knows this coordinator when it plans.
     pub(crate) planning_holder: LeaseToken,
     pub(crate) settings: Settings,
-    pub(crate) signals: Signals,
+    pub(crate) signals: Arc<Signals>,
+    pub(crate) claims: Claims,
     pub(crate) cursors: Cursors,
     pub(crate) races: Races,
     pub(crate) workers: WorkerNotes,
+    pub(crate) names: Names,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) gauge_cache: GaugeCache,
     /// Computations run where they are asked for, not on a thread of their own.
@@ -74,10 +77,12 @@ impl Coordinator {
             planning_holder: tokens.draw(),
             tokens,
             settings,
-            signals: Signals::default(),
+            signals: Arc::default(),
+            claims: Claims::default(),
             cursors: Cursors::default(),
             races: Races::default(),
             workers: WorkerNotes::default(),
+            names: Names::default(),
             metrics,
             gauge_cache: GaugeCache::default(),
             compute_in_place: false,
@@ -95,6 +100,15 @@ impl Coordinator {
     /// The settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// What claims need of it.
+    pub(crate) fn claim_parts(&self) -> Parts {
+        Parts {
+            store: Arc::clone(&self.store),
+            clock: Arc::clone(&self.clock),
+            signals: Arc::clone(&self.signals),
+        }
     }
 
     /// Runs a computation of more than a millisecond or so where it holds up no other request.

@@ -3,12 +3,10 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use avsweep_domain::Rung;
+use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
-/// Woken requests that look for jobs at a time: when the first find nothing, the others need not look.
-const LOOKERS: usize = 4;
-const RUNGS: [Rung; 3] = [Rung::Likelihood, Rung::Generation, Rung::Judgement];
+pub(crate) const RUNGS: [Rung; 3] = [Rung::Likelihood, Rung::Generation, Rung::Judgement];
 
 /// The coordinator's wake-up calls.
 #[derive(Debug)]
@@ -18,7 +16,6 @@ pub(crate) struct Signals {
     ready_calls: AtomicU64,
     /// For each set of rungs, the last call after which nothing was ready any more.
     dry_since: [AtomicU64; 1 << RUNGS.len()],
-    lookers: Semaphore,
     planner: Notify,
     waiter: Notify,
     /// Requests that wait for jobs, by rung.
@@ -33,7 +30,6 @@ impl Default for Signals {
             jobs_ready: Notify::new(),
             ready_calls: AtomicU64::new(1),
             dry_since: Default::default(),
-            lookers: Semaphore::new(LOOKERS),
             planner: Notify::new(),
             waiter: Notify::new(),
             waiting: Default::default(),
@@ -57,7 +53,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn set_of(rungs: &[Rung]) -> usize {
+/// A number for a set of rungs, below 2 to the power of how many there are.
+pub(crate) fn set_of(rungs: &[Rung]) -> usize {
     rungs.iter().fold(0, |set, rung| set | 1 << (*rung as usize))
 }
 
@@ -86,11 +83,6 @@ impl Signals {
     /// Whether jobs of these rungs may have become ready since somebody last found none.
     pub(crate) fn worth_looking(&self, rungs: &[Rung]) -> bool {
         self.dry_since[set_of(rungs)].load(Ordering::SeqCst) != self.ready_calls()
-    }
-
-    /// A woken request's turn to look for jobs.
-    pub(crate) async fn look(&self) -> SemaphorePermit<'_> {
-        self.lookers.acquire().await.expect("the semaphore is never closed")
     }
 
     /// Has the planner look soon.

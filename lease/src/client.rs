@@ -114,7 +114,7 @@ impl CoordinatorClient {
             }
             let failures = patience.failures();
             tracing::warn!(
-                operation, failures, code = %status.code(), message = status.message(),
+                operation, failures, code = ?status.code(), reason = status.message(),
                 "{}; trying again", problem(&status)
             );
             tokio::select! {
@@ -130,14 +130,19 @@ impl CoordinatorClient {
         self.hurry.is_cancelled()
     }
 
-    /// Gives jobs back, uncounted; whether that succeeded. When it fails, it is logged and their leases expire by
-    /// themselves.
-    pub async fn release(&self, worker: &WorkerId, leases: Vec<v1::LeaseRef>) -> bool {
-        if leases.is_empty() {
+    /// Gives jobs back, uncounted, and tells what was spent and not told yet; whether that succeeded. When it fails, it
+    /// is logged and the leases expire by themselves.
+    pub async fn release(
+        &self,
+        worker: &WorkerId,
+        leases: Vec<v1::LeaseRef>,
+        usage: Option<v1::Usage>,
+    ) -> bool {
+        if leases.is_empty() && usage.is_none() {
             return true;
         }
         let jobs: Vec<i64> = leases.iter().map(|lease| lease.job).collect();
-        let request = v1::ReleaseRequest { worker: worker.0.clone(), leases };
+        let request = v1::ReleaseRequest { worker: worker.0.clone(), leases, usage };
         let answer = self
             .call("Release", |mut client| {
                 let request = request.clone();
@@ -145,23 +150,29 @@ impl CoordinatorClient {
             })
             .await;
         match &answer {
+            Ok(_) if jobs.is_empty() => tracing::debug!("what was spent is told"),
             Ok(_) => tracing::info!(?jobs, "jobs given back"),
+            Err(status) if jobs.is_empty() => tracing::warn!(
+                code = ?status.code(), reason = status.message(),
+                "what was spent since the last report could not be told"
+            ),
             Err(status) => tracing::warn!(
-                ?jobs, code = %status.code(), message = status.message(),
+                ?jobs, code = ?status.code(), reason = status.message(),
                 "jobs could not be given back; their leases will expire"
             ),
         }
         answer.is_ok()
     }
 
-    /// Says that a job failed, which counts against it. When that fails, it is logged and the lease expires by itself.
+    /// Says that a job failed, which counts against it; whether that was heard. When it was not, that is logged and the
+    /// lease expires by itself.
     pub async fn fail(
         &self,
         worker: &WorkerId,
         lease: v1::LeaseRef,
         error: String,
         usage: Option<v1::Usage>,
-    ) {
+    ) -> bool {
         let job = lease.job;
         tracing::warn!(job, error, "the job failed");
         let request = v1::FailRequest { worker: worker.0.clone(), lease: Some(lease), error, usage };
@@ -171,12 +182,13 @@ impl CoordinatorClient {
                 async move { client.fail(request).await }
             })
             .await;
-        if let Err(status) = answer {
+        if let Err(status) = &answer {
             tracing::warn!(
-                job, code = %status.code(), message = status.message(),
+                job, code = ?status.code(), reason = status.message(),
                 "the failure could not be reported; the lease will expire"
             );
         }
+        answer.is_ok()
     }
 }
 

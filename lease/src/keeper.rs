@@ -244,7 +244,7 @@ async fn renew_forever(leases: Arc<Leases>, coordinator: CoordinatorClient, work
             }
             Err(status) => {
                 tracing::warn!(
-                    leases = due.len(), code = %status.code(), message = status.message(),
+                    leases = due.len(), code = ?status.code(), reason = status.message(),
                     "leases could not be renewed"
                 );
                 leases.postpone(&due, Instant::now() + retry_pause);

@@ -23,6 +23,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The time that the rate is over.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
+/// What is wrong when the name is another's too.
+const SHARED_NAME: &str = "another process that runs now has the same name: 'workers ls' shows them as one, and a lost \
+                           worker's job may be blamed wrongly; give each its own --name, or none";
 /// Longest problem that is told, in characters.
 const PROBLEM_CHARACTERS: usize = 1000;
 
@@ -65,6 +68,8 @@ pub struct Presence {
 struct Shared {
     identity: Identity,
     host: String,
+    /// Drawn at the start.
+    instance: u64,
     now: Mutex<Now>,
     changed: Notify,
     /// The last status has been sent, or given up.
@@ -76,6 +81,8 @@ struct Now {
     state: v1::WorkerState,
     counts: Counts,
     problem: Option<String>,
+    /// Another process has the same name, as the coordinator says.
+    name_shared: bool,
     recent: Recent,
 }
 
@@ -85,10 +92,12 @@ impl Presence {
         let shared = Arc::new(Shared {
             identity,
             host: host_name(),
+            instance: drawn(),
             now: Mutex::new(Now {
                 state: v1::WorkerState::Idle,
                 counts: Counts::default(),
                 problem: None,
+                name_shared: false,
                 recent: Recent::new(Instant::now()),
             }),
             changed: Notify::new(),
@@ -162,8 +171,19 @@ impl Shared {
             lost: now.counts.lost,
             results: now.counts.results,
             results_per_second: rate,
-            problem: now.problem.clone(),
+            problem: now.problem.clone().or_else(|| now.name_shared.then(|| SHARED_NAME.to_owned())),
+            instance: self.instance,
         }
+    }
+
+    /// Notes whether another process has the same name, and says so once.
+    fn set_name_shared(&self, shared: bool) {
+        let mut now = self.lock();
+        if shared && !now.name_shared {
+            tracing::warn!(name = %self.identity.worker, "{SHARED_NAME}");
+            self.changed.notify_one();
+        }
+        now.name_shared = shared;
     }
 
     fn has_stopped(&self) -> bool {
@@ -185,13 +205,14 @@ async fn tell(shared: Arc<Shared>, coordinator: CoordinatorClient) {
         }
         let pause = match answer {
             Ok(answer) => {
+                shared.set_name_shared(answer.name_shared);
                 if answer.next_millis > 0 {
                     usual = Duration::from_millis(u64::from(answer.next_millis)).max(SHORTEST_PAUSE);
                 }
                 usual
             }
             Err(status) => {
-                tracing::debug!(code = %status.code(), message = status.message(), "the status could not be told");
+                tracing::debug!(code = ?status.code(), reason = status.message(), "the status could not be told");
                 usual.min(RETRY_PAUSE)
             }
         };
@@ -245,6 +266,13 @@ impl Recent {
         let window = now.duration_since(self.since).min(RATE_WINDOW).max(Duration::from_secs(1));
         sum as f64 / window.as_secs_f64()
     }
+}
+
+/// A number that no other process has, as far as chance goes. It is compared, never sorted or hashed by.
+fn drawn() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    let drawn = std::hash::RandomState::new().build_hasher().finish();
+    drawn.max(1)
 }
 
 /// This machine's name, as it calls itself.

@@ -1,6 +1,7 @@
 //! What can go wrong in a store.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use avsweep_domain::{
     DefinitionError, Fingerprint, JobId, QuerySlice, Rung, SweepId, SweepState, TransitionError,
@@ -196,6 +197,9 @@ pub enum StoreError {
         /// The cause.
         source: sqlx::Error,
     },
+    /// A call for several failed, and this is what each of them is told.
+    #[error(transparent)]
+    Shared(Arc<StoreError>),
     /// A row that this program could not have written.
     #[error("store: {what} is damaged: {problem}")]
     Corrupt {
@@ -368,8 +372,15 @@ impl StoreError {
             Self::Unavailable { .. } => true,
             // A server that answers with a wrong password or an unknown database will go on doing so.
             Self::Unreachable { source, .. } => is_out_of_reach(source),
+            Self::Shared(error) => error.is_unavailable(),
             _ => false,
         }
+    }
+
+    /// The same error for each of several callers.
+    pub(crate) fn for_each_of<T>(self, callers: usize) -> Vec<Result<T, Self>> {
+        let error = Arc::new(self);
+        (0..callers).map(|_| Err(Self::Shared(Arc::clone(&error)))).collect()
     }
 
     /// A row that this program could not have written.

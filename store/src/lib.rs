@@ -158,6 +158,29 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// survive a power cut.
     async fn lease(&self, claim: &LeaseClaim, now: Timestamp) -> Result<Vec<LeasedJob>, StoreError>;
 
+    /// Leases for several claims at once: as [`Store::lease`] for each of them, in order. One answer per claim.
+    ///
+    /// Where others claim at the same time, a claim may get fewer jobs than it would alone, but none only when none is
+    /// ready.
+    async fn lease_several(
+        &self,
+        claims: &[LeaseClaim],
+        now: Timestamp,
+    ) -> Vec<Result<Vec<LeasedJob>, StoreError>> {
+        let mut answers = Vec::with_capacity(claims.len());
+        for claim in claims {
+            match self.lease(claim, now).await {
+                Ok(jobs) => answers.push(Ok(jobs)),
+                // What failed for one would fail for the others, each after its own timeout.
+                Err(error) => {
+                    answers.extend(error.for_each_of(claims.len() - answers.len()));
+                    break;
+                }
+            }
+        }
+        answers
+    }
+
     /// Extends leases to `now + duration`. One status per lease, in order.
     async fn renew(
         &self,

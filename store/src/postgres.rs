@@ -8,6 +8,7 @@
 mod claiming;
 mod connection;
 mod counting;
+mod dealing;
 mod deleting;
 mod guards;
 mod leases;
@@ -121,6 +122,14 @@ impl Store for PostgresStore {
 
     async fn lease(&self, claim: &LeaseClaim, now: Timestamp) -> Result<Vec<LeasedJob>, StoreError> {
         claiming::lease(self, claim, now).await
+    }
+
+    async fn lease_several(
+        &self,
+        claims: &[LeaseClaim],
+        now: Timestamp,
+    ) -> Vec<Result<Vec<LeasedJob>, StoreError>> {
+        dealing::lease_several(self, claims, now).await
     }
 
     async fn renew(

@@ -71,7 +71,7 @@ pub(crate) struct Arguments {
     #[arg(long, global = true, value_enum, env = "AVSWEEP_LOG_FORMAT", default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
-    /// Where traces go: an OTLP endpoint (gRPC), http://127.0.0.1:4317. Default: nowhere.
+    /// Where traces go: an OTLP endpoint (gRPC), http://127.0.0.1:4317 or https://…. Default: nowhere.
     #[arg(
         long,
         global = true,
@@ -80,6 +80,10 @@ pub(crate) struct Arguments {
         hide_env_values = true
     )]
     pub otlp_endpoint: Option<String>,
+
+    /// Certificates (PEM) of the authority to trust for an https:// OTLP endpoint, in place of the system's.
+    #[arg(long, global = true, env = "OTEL_EXPORTER_OTLP_CERTIFICATE", value_name = "PEM")]
+    pub otlp_ca: Option<PathBuf>,
 
     #[command(subcommand)]
     pub command: Command,

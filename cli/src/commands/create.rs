@@ -9,7 +9,7 @@ use crate::arguments::{CreateArguments, Format};
 use crate::connection::{Connection, Place, explain};
 use crate::embedded::Access;
 use crate::output;
-use crate::sweep_file::{self, LoadedSweep};
+use crate::sweep_file;
 use crate::usage::UsageError;
 
 #[derive(Serialize)]
@@ -33,11 +33,9 @@ pub(super) async fn run(place: &Place, arguments: &CreateArguments, format: Form
         ))
         .into());
     }
-    let LoadedSweep { definition, unused_queries } =
-        sweep_file::load(&arguments.file, &arguments.cache.folder()).await?;
-    for (domain, unused) in unused_queries {
-        output::note(format!("note: {unused} queries of domain {domain} are not used"));
-    }
+    let loaded = sweep_file::load(&arguments.file, &arguments.cache.folder()).await?;
+    loaded.notes().into_iter().for_each(output::note);
+    let definition = loaded.definition;
     let connection = Connection::open(place, Access::Create).await?;
     let request =
         v1::CreateSweepRequest { definition: Some((&definition).into()), priority: arguments.priority };

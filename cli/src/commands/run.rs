@@ -16,17 +16,15 @@ use crate::connection::{Connection, Place, explain};
 use crate::embedded::Access;
 use crate::interruption;
 use crate::output::{self, SweepProgressBars, human_duration};
-use crate::sweep_file::{self, LoadedSweep};
+use crate::sweep_file;
 use crate::usage::UsageError;
 
 /// `avsweep run`
 pub(super) async fn run(store: &StoreLocation, arguments: &RunArguments, format: Format) -> Result<Outcome> {
     refuse_coordinator(&arguments.coordinator, "run", "avsweep sweep create FILE --watch")?;
-    let LoadedSweep { definition, unused_queries } =
-        sweep_file::load(&arguments.sweep, &arguments.cache.folder()).await?;
-    for (domain, unused) in unused_queries {
-        output::note(format!("note: {unused} queries of domain {domain} are not used"));
-    }
+    let loaded = sweep_file::load(&arguments.sweep, &arguments.cache.folder()).await?;
+    loaded.notes().into_iter().for_each(output::note);
+    let definition = loaded.definition;
     if definition.evaluation.generation != Coverage::None {
         check_judge(&definition)?;
     }

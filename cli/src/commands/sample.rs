@@ -206,7 +206,7 @@ async fn wait(
                     return Ok(response);
                 }
             }
-            Err(status) if is_away(&status) => tracing::info!(message = status.message(), "asking again"),
+            Err(status) if is_away(&status) => tracing::info!(reason = status.message(), "asking again"),
             Err(status) => return Err(explain(status)),
         }
         tokio::time::sleep(POLL).await;

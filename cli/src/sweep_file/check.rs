@@ -61,7 +61,87 @@ fn describe(error: &ValidationError<'_>, schema: &Value) -> String {
         ValidationErrorKind::Required { property } => {
             format!("{}: missing", at(property.as_str().unwrap_or("a required key")))
         }
+        ValidationErrorKind::OneOfNotValid { .. }
+        | ValidationErrorKind::AnyOf { .. }
+        | ValidationErrorKind::Enum { .. }
+        | ValidationErrorKind::Constant { .. }
+        | ValidationErrorKind::Type { .. } => {
+            let mut wanted = Wanted::default();
+            // The path leads to the keyword; what is wanted is what it says with those beside it.
+            let path = error.schema_path().as_str();
+            if let Some(part) = schema.pointer(path.rsplit_once('/').map_or("", |(part, _)| part)) {
+                wanted.gather(part);
+            }
+            format!(
+                "{}: {}",
+                if place.is_empty() { "the file" } else { &place },
+                wanted.missed_by(error.instance())
+            )
+        }
         _ => format!("{}: {error}", if place.is_empty() { "the file" } else { &place }),
+    }
+}
+
+/// What a place of the schema takes.
+#[derive(Debug, Default)]
+struct Wanted<'a> {
+    /// Single values.
+    values: Vec<&'a str>,
+    /// Types of values.
+    types: Vec<&'a str>,
+}
+
+impl<'a> Wanted<'a> {
+    /// Adds what a part of a schema takes. `null` is left out: nobody writes it.
+    fn gather(&mut self, part: &'a Value) {
+        match part {
+            Value::String(value) => self.values.push(value),
+            Value::Array(parts) => parts.iter().for_each(|part| self.gather(part)),
+            Value::Object(keywords) => {
+                for (keyword, value) in keywords {
+                    match keyword.as_str() {
+                        "const" | "enum" | "oneOf" | "anyOf" => self.gather(value),
+                        // Beside `const` and `enum` it says nothing new.
+                        "type" if !keywords.contains_key("const") && !keywords.contains_key("enum") => {
+                            let names = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+                            self.types.extend(
+                                names.iter().filter_map(Value::as_str).filter(|name| *name != "null"),
+                            );
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    /// `'bayesan' is none of grid, bayesian (did you mean 'bayesian'?)`
+    fn missed_by(&self, found: &Value) -> String {
+        let text = match found {
+            Value::String(text) => format!("'{text}'"),
+            other => other.to_string(),
+        };
+        if self.values.is_empty() {
+            let types: Vec<_> = self.types.iter().map(|name| kind_name(name)).collect();
+            return format!("{text} was found; {} is wanted", types.join(" or "));
+        }
+        let near = found.as_str().and_then(|found| nearest_name(found, self.values.iter().copied()));
+        let hint = near.map_or_else(String::new, |near| format!(" (did you mean '{near}'?)"));
+        format!("{text} is none of {}{hint}", self.values.join(", "))
+    }
+}
+
+/// JSON's types in the words of YAML.
+fn kind_name(name: &str) -> &str {
+    match name {
+        "string" => "a text",
+        "array" => "a list",
+        "object" => "a mapping",
+        "number" => "a number",
+        "integer" => "a whole number",
+        "boolean" => "true or false",
+        other => other,
     }
 }
 

@@ -25,6 +25,25 @@ pub(crate) struct LoadedSweep {
     pub definition: SweepDefinition,
     /// Queries that the file has beyond those that are used, per domain name.
     pub unused_queries: Vec<(String, usize)>,
+    /// Vectors that change nothing: name and file.
+    pub zero_vectors: Vec<(String, String)>,
+}
+
+impl LoadedSweep {
+    /// What a person should know of a sweep file that is fine.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let unused = self
+            .unused_queries
+            .iter()
+            .map(|(domain, unused)| format!("note: {unused} queries of domain {domain} are not used"));
+        let zero = self.zero_vectors.iter().map(|(name, path)| {
+            format!(
+                "warning: vectors.{name}: {path} is zero in every element: its coefficients change nothing, and every \
+                 point along them is evaluated all the same (was it made from the base itself, or not trained?)"
+            )
+        });
+        unused.chain(zero).collect()
+    }
 }
 
 /// Reads and checks a sweep file and everything it names. No model is run. Model files of object storage are brought
@@ -146,10 +165,14 @@ impl Loader<'_> {
         let base = BaseModel::open(&base.path).with_context(|| format!("{}: model.base", self.origin))?;
         self.check_queries(&definition, &base)?;
         definition.model.fingerprint = base.fingerprint().parse().context("the base's fingerprint")?;
+        let mut zero_vectors = Vec::new();
         for (source, (name, located)) in definition.vectors.iter_mut().zip(&vectors) {
             let vector = AlignmentVector::open(&located.path, &base)
                 .with_context(|| format!("{}: vectors.{name}", self.origin))?;
             source.fingerprint = vector.fingerprint().parse().context("the vector's fingerprint")?;
+            if vector.is_zero() {
+                zero_vectors.push((name.clone(), located.location.clone()));
+            }
         }
         let coefficients: Vec<_> = definition
             .space
@@ -163,7 +186,7 @@ impl Loader<'_> {
             .collect();
         check_coefficients(&coefficients, &base, vectors.len())
             .with_context(|| format!("{}: coefficients", self.origin))?;
-        Ok(LoadedSweep { definition, unused_queries })
+        Ok(LoadedSweep { definition, unused_queries, zero_vectors })
     }
 
     /// Renders and tokenises every query, so that one which the model cannot take is told before any job fails on it.

@@ -9,6 +9,6 @@ mod queries;
 mod raw;
 mod strategy;
 
-pub(crate) use load::{LoadedSweep, load, name_in};
+pub(crate) use load::{load, name_in};
 pub(crate) use raw::schema;
 pub(crate) use strategy::read_strategy;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use crate::support::{SweepText, avsweep, fail, misuse, pocket, succeed};
+use crate::support::{SweepText, avsweep, fail, misuse, pocket, stderr, succeed};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -90,6 +90,33 @@ fn an_unknown_key_is_refused_with_its_nearest_neighbour() {
 }
 
 #[test]
+fn a_value_of_a_closed_set_is_refused_with_the_values_there_are() {
+    refused(
+        &SweepText { text: sweep().text + "strategy: {kind: bayesan}\n" },
+        &[
+            "strategy.kind: 'bayesan' is none of grid, hierarchical, bayesian, random, sobol",
+            "(did you mean 'bayesian'?)",
+        ],
+    );
+    refused(
+        &SweepText { text: sweep().text + "judge: {provider: anthropic}\n" },
+        &["judge.provider: 'anthropic' is none of reference, openai"],
+    );
+    refused(
+        &sweep().with("max_new_tokens: 24", "generation: finalist"),
+        &["evaluation.generation: 'finalist' is none of none, finalists, all (did you mean 'finalists'?)"],
+    );
+    refused(
+        &sweep().with("max: 1, step: 1}", "max: 1, step: 1, tensors: 5}"),
+        &["coefficients.alpha.tensors: 5 was found; a text or a list is wanted"],
+    );
+    refused(
+        &SweepText { text: sweep().text + "strategy: bayesian\n" },
+        &["strategy: 'bayesian' was found; a mapping is wanted"],
+    );
+}
+
+#[test]
 fn a_step_that_does_not_divide_the_range_is_refused() {
     refused(
         &SweepText::new("bad", "0.3"),
@@ -146,6 +173,25 @@ fn a_nan_in_a_vector_names_its_tensor() {
         data[5 * size..6 * size].fill(0xff);
     });
     refused(&with_vector(&folder), &["legal.safetensors", "model.layers.0.mlp.down_proj.weight", "NaN"]);
+}
+
+#[test]
+fn a_vector_that_is_zero_is_told_before_any_work() {
+    let zero = changed_vector(|tensors| tensors.values_mut().for_each(|(_, _, data)| data.fill(0)));
+    let folder = TempDir::new().expect("a temporary folder");
+    let notes = |sweep: &SweepText| {
+        sweep.write(folder.path());
+        let output =
+            avsweep(folder.path()).args(["run", "--check", "sweep.yaml"]).output().expect("it starts");
+        assert!(output.status.success(), "it is no error: {}", stderr(&output));
+        stderr(&output)
+    };
+    let told = notes(&with_vector(&zero));
+    let file = zero.path().join("legal.safetensors").display().to_string();
+    assert!(told.contains("warning: vectors.legal") && told.contains(&file), "{told}");
+    assert!(!told.contains("vectors.medical"), "{told}");
+    let told = notes(&sweep());
+    assert!(!told.contains("warning"), "{told}");
 }
 
 #[test]

@@ -5,7 +5,11 @@ mod bad_input;
 mod cluster;
 #[cfg(unix)]
 mod interruption;
+#[cfg(unix)]
+mod judging;
 mod ladder;
+#[cfg(unix)]
+mod objects;
 #[cfg(unix)]
 mod processes;
 mod replay;

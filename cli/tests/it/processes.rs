@@ -141,7 +141,8 @@ impl Cluster {
         self.client("user", arguments)
     }
 
-    fn client(&self, token: &str, arguments: &[&str]) -> Command {
+    /// A command with the token of a role.
+    pub(crate) fn client(&self, token: &str, arguments: &[&str]) -> Command {
         let mut command = avsweep(self.folder());
         command
             .args(arguments)

@@ -7,8 +7,8 @@ use avsweep_proto::v1::job_service_client::JobServiceClient;
 use tempfile::TempDir;
 use tonic::metadata::MetadataValue;
 
-use crate::processes::{Cluster, JUDGE, USER, WORKER};
-use crate::support::{SweepText, avsweep, fail, json, misuse, pocket, succeed};
+use crate::processes::{Cluster, JUDGE, USER, WORKER, until};
+use crate::support::{SweepText, avsweep, fail, json, misuse, pocket, stderr, succeed};
 
 const SWEEP: &str = "steered";
 
@@ -178,4 +178,48 @@ fn slurm_is_given_the_script_by_environment_and_never_a_token() {
     assert!(error.contains("wroker.token"), "{error}");
     let missing = misuse(avsweep(&pocket()).args(["slurm", "submit", "--dry-run"]));
     assert!(missing.contains("--coordinator"), "{missing}");
+}
+
+#[test]
+fn two_workers_of_one_name_are_told_and_a_restarted_one_works_at_once() {
+    let cluster = Cluster::new();
+    let workers = || json(&mut cluster.user(&["workers", "ls"]));
+    let problem = || {
+        let workers = workers();
+        workers[0]["problem"].as_str().filter(|problem| problem.contains("same name")).map(str::to_owned)
+    };
+    let mut first = cluster.worker("one", &[]);
+    until("the first one is there", || (workers()[0]["worker"] == "one").then_some(()));
+    first.kill();
+    let mut second = cluster.worker("one", &[]);
+    SweepText::new(SWEEP, "1").write(cluster.folder());
+    succeed(&mut cluster.user(&["sweep", "create", "sweep.yaml"]));
+    until("the one that was restarted works", || {
+        json(&mut cluster.user(&["sweep", "show", SWEEP]))["results"].as_u64().filter(|results| *results > 0)
+    });
+    assert_eq!(problem(), None);
+
+    let mut third = cluster.worker("one", &[]);
+    let told = until("both are told", problem);
+    assert!(told.contains("--name"), "{told}");
+    until("they say it themselves", || {
+        (second.said().contains("same name") && third.said().contains("same name")).then_some(())
+    });
+    assert_eq!(third.terminate(), Some(0), "{}", third.said());
+    until("the one that is left is told no more", || problem().is_none().then_some(()));
+    assert_eq!(second.terminate(), Some(0), "{}", second.said());
+}
+
+#[test]
+fn a_log_line_tells_its_fields_apart() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let mut command = avsweep(folder.path());
+    command.args(["worker", "--coordinator", "http://127.0.0.1:9", "--on-coordinator-lost", "stop"]);
+    let output = command.args(["--coordinator-patience", "2"]).output().expect("the binary starts");
+    let said = stderr(&output);
+    let line = said.lines().find(|line| line.contains("trying again")).expect("it tries again");
+    assert!(
+        line.contains("code=Unavailable") && line.contains("reason=\"cannot reach the coordinator"),
+        "{line}"
+    );
 }

@@ -58,8 +58,7 @@ fn fitting(jobs: &[LeasedJob], limit: usize) -> usize {
 impl Coordinator {
     /// Leases jobs; waits for the first one for as long as the worker and the settings allow.
     ///
-    /// However many wait, the store is asked by one poller for all of them (and by each of them when it is woken, until
-    /// one finds nothing).
+    /// However many wait, the store is asked by one poller for all of them; those that it wakes claim together.
     pub(crate) async fn lease(&self, wish: &LeaseWish) -> Result<Vec<LeasedJob>, CoordinatorError> {
         let deadline = Instant::now() + wish.wait.min(self.settings.max_wait);
         let mut waiting = None;
@@ -70,11 +69,11 @@ impl Coordinator {
             // Before looking, so that jobs that become ready in between wake us.
             let mut more = std::pin::pin!(self.signals.next_jobs());
             more.as_mut().enable();
-            let jobs = if waiting.is_none() {
-                self.look(wish).await?
+            let woken = waiting.is_some();
+            let jobs = if !woken || self.signals.worth_looking(&wish.rungs) {
+                self.look(wish, woken).await?
             } else {
-                let _turn = self.signals.look().await;
-                if self.signals.worth_looking(&wish.rungs) { self.look(wish).await? } else { Vec::new() }
+                Vec::new()
             };
             if !jobs.is_empty() {
                 self.signals.changed();
@@ -97,15 +96,10 @@ impl Coordinator {
         }
     }
 
-    /// Looks for jobs once, and lets the others know when there are none for anybody.
-    async fn look(&self, wish: &LeaseWish) -> Result<Vec<LeasedJob>, CoordinatorError> {
-        let calls = self.signals.ready_calls();
+    /// Looks for jobs once.
+    async fn look(&self, wish: &LeaseWish, woken: bool) -> Result<Vec<LeasedJob>, CoordinatorError> {
         let one_by_one = self.one_by_one(wish).await?;
-        let jobs = self.claim(wish, &one_by_one).await?;
-        if jobs.is_empty() && wish.except.is_empty() && one_by_one.withheld.is_empty() {
-            self.signals.found_nothing(&wish.rungs, calls);
-        }
-        Ok(jobs)
+        self.claim(wish, &one_by_one, woken).await
     }
 
     /// Where points are chosen one by one there is one for each free worker: one that still has work leaves it to them,
@@ -122,7 +116,12 @@ impl Coordinator {
         Ok(OneByOne { most: 1, withheld: withheld.collect() })
     }
 
-    async fn claim(&self, wish: &LeaseWish, limits: &OneByOne) -> Result<Vec<LeasedJob>, CoordinatorError> {
+    async fn claim(
+        &self,
+        wish: &LeaseWish,
+        limits: &OneByOne,
+        woken: bool,
+    ) -> Result<Vec<LeasedJob>, CoordinatorError> {
         let claim = LeaseClaim {
             worker: wish.worker.clone(),
             rungs: wish.rungs.clone(),
@@ -132,7 +131,7 @@ impl Coordinator {
             except: wish.except.iter().chain(&limits.withheld).copied().collect(),
             prefers: wish.prefers,
         };
-        let mut jobs = self.store.lease(&claim, self.clock.now()).await?;
+        let mut jobs = self.claims.lease(&self.claim_parts(), claim, woken).await?;
         let surplus: Vec<LeaseRef> =
             jobs.drain(fitting(&jobs, ANSWER_BYTES)..).map(|job| job.lease.reference).collect();
         if !surplus.is_empty() {
@@ -193,13 +192,19 @@ impl Coordinator {
         Ok(Taken { status, rest_unwanted })
     }
 
-    /// Gives jobs back unfinished and uncounted.
+    /// Gives jobs back unfinished and uncounted; there may be none, and something spent to count.
     pub(crate) async fn release(
         &self,
         worker: &WorkerId,
         leases: &[LeaseRef],
+        usage: &Usage,
     ) -> Result<(), CoordinatorError> {
+        if leases.is_empty() {
+            self.metrics.judge_usage(usage);
+            return Ok(());
+        }
         self.store.release(leases, self.clock.now()).await?;
+        self.metrics.judge_usage(usage);
         debug!(%worker, jobs = leases.len(), "jobs given back");
         self.signals.changed();
         self.signals.jobs_ready();

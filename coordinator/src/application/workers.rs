@@ -49,6 +49,67 @@ impl WorkerNotes {
     }
 }
 
+/// Statuses of a forerunner after its successor's first that prove that both run: one may have been on its way when the
+/// forerunner was killed.
+const PROOF: u32 = 2;
+
+/// Which processes say that they have which name.
+#[derive(Debug, Default)]
+pub(crate) struct Names(Mutex<HashMap<WorkerId, Bearers>>);
+
+#[derive(Debug)]
+struct Bearers {
+    latest: u64,
+    /// The process that had the name before, and how often it was heard of since.
+    forerunner: Option<(u64, u32)>,
+    /// When it was heard of last, once there is proof.
+    proven: Option<Instant>,
+    at: Instant,
+}
+
+impl Names {
+    /// Notes a status of a process; whether another that runs has the same name. A worker that was restarted is not
+    /// mistaken for two: its forerunner says nothing more.
+    fn heard(&self, status: &WorkerStatus, instance: u64, memory: Duration, now: Instant) -> bool {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if instance == 0 {
+            return false;
+        }
+        if names.len() >= MANY_NOTES {
+            names.retain(|_, bearers| now - bearers.at < memory);
+        }
+        let bearers = names.entry(status.worker.clone()).or_insert(Bearers {
+            latest: instance,
+            forerunner: None,
+            proven: None,
+            at: now,
+        });
+        bearers.at = now;
+        let stops = status.state == WorkerState::Stopped;
+        match &mut bearers.forerunner {
+            _ if instance == bearers.latest => {}
+            Some((forerunner, _)) if *forerunner == instance && stops => {
+                (bearers.forerunner, bearers.proven) = (None, None);
+            }
+            Some((forerunner, heard)) if *forerunner == instance => {
+                *heard += 1;
+                if *heard >= PROOF {
+                    bearers.proven = Some(now);
+                }
+            }
+            _ => {
+                bearers.forerunner = Some((std::mem::replace(&mut bearers.latest, instance), 0));
+                bearers.proven = None;
+            }
+        }
+        let shared = bearers.proven.is_some_and(|proven| now - proven < memory);
+        if stops && instance == bearers.latest {
+            names.remove(&status.worker);
+        }
+        shared
+    }
+}
+
 /// A worker with what is known of it from outside.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SeenWorker {
@@ -84,6 +145,11 @@ impl Coordinator {
             warn!(%worker, problem, "worker has a problem");
         }
         Ok(())
+    }
+
+    /// Whether another process that runs says it has the same name, as far as this coordinator hears of both.
+    pub(crate) fn is_name_shared(&self, status: &WorkerStatus, instance: u64) -> bool {
+        self.names.heard(status, instance, self.status_interval() * 3, Instant::now())
     }
 
     /// Every worker and judge that is remembered, the latest seen first.
@@ -150,6 +216,28 @@ mod tests {
         assert!(notes.is_due(&status(WorkerState::Busy, None), INTERVAL, now), "another state");
         assert!(notes.is_due(&status(WorkerState::Idle, Some("no")), INTERVAL, now), "a problem");
         assert!(notes.is_due(&idle, INTERVAL, now + INTERVAL));
+    }
+
+    #[test]
+    fn two_processes_of_one_name_are_told_and_a_restarted_one_is_not() {
+        let (names, start) = (Names::default(), Instant::now());
+        let memory = INTERVAL * 3;
+        let heard = |instance: u64, state: WorkerState, seconds: u64| {
+            let now = start + Duration::from_secs(seconds);
+            names.heard(&status(state, None), instance, memory, now)
+        };
+        use WorkerState::{Idle, Stopped};
+        // Killed and started again, with a status that came late.
+        assert!(!heard(1, Idle, 0) && !heard(2, Idle, 1) && !heard(1, Idle, 1) && !heard(2, Idle, 6));
+        // And again; now the one before goes on as if nothing were.
+        assert!(!heard(3, Idle, 7) && !heard(2, Idle, 11) && !heard(3, Idle, 12));
+        assert!(heard(2, Idle, 16) && heard(3, Idle, 17), "both are told");
+        assert!(!heard(2, Stopped, 20) && !heard(3, Idle, 22), "one went away");
+        // Two again, until one is killed.
+        assert!(!heard(4, Idle, 30) && !heard(3, Idle, 31) && heard(3, Idle, 36) && heard(4, Idle, 40));
+        assert!(!heard(4, Idle, 51));
+        assert!(!heard(4, Stopped, 52) && !heard(5, Idle, 53) && !heard(5, Idle, 58));
+        assert!(!heard(0, Idle, 60), "an earlier version does not say who it is");
     }
 
     #[test]

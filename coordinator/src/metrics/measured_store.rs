@@ -117,6 +117,14 @@ impl Store for MeasuredStore {
         self.timed("lease", self.inner.lease(claim, now)).await
     }
 
+    async fn lease_several(
+        &self,
+        claims: &[LeaseClaim],
+        now: Timestamp,
+    ) -> Vec<Result<Vec<LeasedJob>, StoreError>> {
+        self.timed("lease", self.inner.lease_several(claims, now)).await
+    }
+
     async fn renew(
         &self,
         leases: &[LeaseRef],

@@ -100,4 +100,4 @@ fn all(counts: &RungCounts) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -296,7 +296,8 @@ impl JobService for JobEdge {
         let wire = request.into_inner();
         let leases = leases("ReleaseRequest", &wire.leases).map_err(|error| bad_request(&error))?;
         let worker = worker("ReleaseRequest", wire.worker).map_err(|error| bad_request(&error))?;
-        self.0.release(&worker, &leases).await.map_err(|error| refused(&error))?;
+        let usage = wire.usage.as_ref().map(usage).unwrap_or_default();
+        self.0.release(&worker, &leases, &usage).await.map_err(|error| refused(&error))?;
         Ok(Response::new(v1::ReleaseResponse {}))
     }
 
@@ -317,7 +318,9 @@ impl JobService for JobEdge {
         request: Request<v1::ReportStatusRequest>,
     ) -> Result<Response<v1::ReportStatusResponse>, Status> {
         let role = role_of(&request);
-        let status = worker_status(request.into_inner()).map_err(|error| bad_request(&error))?;
+        let request = request.into_inner();
+        let instance = request.status.as_ref().map_or(0, |status| status.instance);
+        let status = worker_status(request).map_err(|error| bad_request(&error))?;
         let rung = match status.kind {
             WorkerKind::Worker => Rung::Likelihood,
             WorkerKind::Judge => Rung::Judgement,
@@ -325,7 +328,8 @@ impl JobService for JobEdge {
         check_role(role, &[rung])?;
         self.0.note_worker(&status).await.map_err(|error| refused(&error))?;
         let next_millis = millis(self.0.status_interval());
-        Ok(Response::new(v1::ReportStatusResponse { next_millis }))
+        let name_shared = self.0.is_name_shared(&status, instance);
+        Ok(Response::new(v1::ReportStatusResponse { next_millis, name_shared }))
     }
 
     async fn get_definition(

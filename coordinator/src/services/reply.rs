@@ -250,6 +250,8 @@ fn worker_status(status: WorkerStatus) -> v1::WorkerStatus {
         results: status.results,
         results_per_second: status.rate,
         problem: status.problem,
+        // The process's own business.
+        instance: 0,
     }
 }
 

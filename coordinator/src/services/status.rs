@@ -74,6 +74,7 @@ fn store_code(error: &StoreError) -> ErrorCode {
             }
             _ => ErrorCode::WrongResults,
         },
+        StoreError::Shared(error) => store_code(error),
         StoreError::Unavailable { .. } | StoreError::Unreachable { .. } => ErrorCode::StoreUnavailable,
         StoreError::Newer { .. }
         | StoreError::Older { .. }

@@ -92,7 +92,10 @@ async fn a_job_given_back_is_handed_out_again_uncounted() -> anyhow::Result<()> 
     for _ in 0..10 {
         let job = cluster.lease(&ALL_RUNGS, 1).await?.remove(0);
         let leases = job.lease.into_iter().collect();
-        cluster.jobs().release(v1::ReleaseRequest { worker: "tester".to_owned(), leases }).await?;
+        cluster
+            .jobs()
+            .release(v1::ReleaseRequest { worker: "tester".to_owned(), leases, usage: None })
+            .await?;
     }
     cluster.run_to_done(&definition).await?;
     Ok(())

@@ -210,7 +210,7 @@ async fn a_drain_takes_the_reports_of_held_leases_and_then_ends() -> anyhow::Res
         Ok(jobs) => {
             // The stop has not come through yet: what was handed out goes back.
             let leases = jobs.into_iter().filter_map(|job| job.lease).collect();
-            let release = v1::ReleaseRequest { worker: "tester".to_owned(), leases };
+            let release = v1::ReleaseRequest { worker: "tester".to_owned(), leases, usage: None };
             JobServiceClient::new(client.clone()).release(release).await?;
             Ok(None)
         }

@@ -193,6 +193,29 @@ impl AlignmentVector {
         }
     }
 
+    /// Whether the vector adds nothing to any tensor. Reads up to the first element that is not zero; of a product whose
+    /// factors are not zero it is not asked whether it cancels out.
+    pub fn is_zero(&self) -> bool {
+        (0..self.inner.base.tensors.len()).all(|tensor| match self.part(tensor) {
+            Part::Unchanged => true,
+            Part::LowRank(product) => {
+                let zero = |factor: &[f32]| factor.iter().all(|value| *value == 0.0);
+                product.scale == 0.0 || zero(product.left) || zero(product.right)
+            }
+            Part::Aligned(_) => !self.is_changed(tensor),
+            Part::Delta(delta) => {
+                let mut piece = vec![0.0; PIECE.min(delta.len())];
+                let zero = (0..delta.len()).step_by(PIECE).all(|start| {
+                    let piece = &mut piece[..PIECE.min(delta.len() - start)];
+                    delta.read(start, piece);
+                    piece.iter().all(|value| *value == 0.0)
+                });
+                delta.release();
+                zero
+            }
+        })
+    }
+
     /// Elements `start..start + out.len()` of a layout tensor's delta.
     pub(crate) fn read(&self, tensor: usize, start: usize, out: &mut [f32]) {
         out.fill(0.0);

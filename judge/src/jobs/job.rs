@@ -384,16 +384,34 @@ fn micros(duration: Duration) -> u64 {
 async fn fail(context: &Context, lease: &HeldLease, error: &JobError) {
     let error = shorten(&error_chain(error), ERROR_CHARACTERS);
     let usage = context.meter.take(context.options.prices);
-    tokio::select! {
+    let told = tokio::select! {
         biased;
-        () = lease.lost() => {}
-        () = context.coordinator.fail(&context.options.worker, lease.reference(), error, usage) => {}
+        () = lease.lost() => false,
+        told = context.coordinator.fail(&context.options.worker, lease.reference(), error, usage) => told,
+    };
+    // What the lost job cost is told with the next call.
+    if let (false, Some(usage)) = (told, usage) {
+        context.meter.put_back(&usage);
     }
 }
 
 /// Gives a job back; when that fails, its lease expires by itself.
 pub(super) async fn release(context: &Context, lease: &HeldLease) {
-    if !context.coordinator.release(&context.options.worker, vec![lease.reference()]).await {
+    if !tell(context, vec![lease.reference()]).await {
         context.left_behind.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Tells what was spent since the last report.
+pub(super) async fn tell_usage(context: &Context) {
+    tell(context, Vec::new()).await;
+}
+
+async fn tell(context: &Context, leases: Vec<v1::LeaseRef>) -> bool {
+    let usage = context.meter.take(context.options.prices);
+    let told = context.coordinator.release(&context.options.worker, leases, usage).await;
+    if let (false, Some(usage)) = (told, usage) {
+        context.meter.put_back(&usage);
+    }
+    told
 }

@@ -185,6 +185,7 @@ pub async fn run(
         while let Some(ended) = jobs.join_next().await {
             report_panic(ended);
         }
+        job::tell_usage(&context).await;
         context.presence.stopped().await;
         outcome
     };
@@ -254,7 +255,7 @@ async fn lease_until_stopped(
             Err(status) if patience.allows_another_try(&status) => {
                 let failures = patience.failures();
                 tracing::warn!(
-                    failures, code = %status.code(), message = status.message(),
+                    failures, code = ?status.code(), reason = status.message(),
                     "no jobs could be leased; trying again"
                 );
                 let delay = options.jitter.delay(options.reconnect, failures);

@@ -348,7 +348,9 @@ impl JobService for Service {
         request: Request<v1::ReleaseRequest>,
     ) -> Result<tonic::Response<v1::ReleaseResponse>, Status> {
         let mut state = self.state.lock().unwrap();
-        for lease in request.into_inner().leases {
+        let request = request.into_inner();
+        state.usages.extend(request.usage);
+        for lease in request.leases {
             assert!(state.holds(&lease), "only what is held is given back");
             state.held.remove(&lease.job);
             state.note(Event::Release { job: lease.job });
@@ -385,7 +387,7 @@ impl JobService for Service {
         let next_millis = state.lease_millis / 3;
         drop(state);
         self.changed.notify_waiters();
-        Ok(tonic::Response::new(v1::ReportStatusResponse { next_millis }))
+        Ok(tonic::Response::new(v1::ReportStatusResponse { next_millis, name_shared: false }))
     }
 
     async fn get_definition(

@@ -482,3 +482,22 @@ async fn a_lost_coordinator_ends_the_loop_after_its_patience_where_it_shall() {
     let took = began.elapsed();
     assert!(took >= patience && took < patience + Duration::from_secs(10), "{took:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_spent_on_jobs_that_are_given_back_is_told_at_the_end() {
+    let coordinator = Coordinator::start();
+    coordinator.set_sweep(reference(), 10);
+    coordinator.add_job(1, 0..10, |ordinal| format!("text {ordinal}"));
+    let mut options = made_up();
+    options.drain = Duration::from_secs(1);
+    let running = start(&coordinator, options);
+    // All are asked for, and no answer has come.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let summary = running.stop().await;
+    assert_eq!((summary.finished, summary.released, summary.verdicts), (0, 1, 0));
+    let state = coordinator.state();
+    let sum = |of: fn(&v1::Usage) -> u64| state.usages.iter().map(of).sum::<u64>();
+    assert_eq!(sum(|usage| u64::from(usage.judge_calls)), 10);
+    assert_eq!(sum(|usage| usage.judge_input_tokens), 1000);
+    assert_eq!(sum(|usage| usage.judge_spend_microdollars), 3000);
+}

@@ -115,7 +115,7 @@ impl JobRow {
 }
 
 #[derive(sqlx::FromRow)]
-struct ClaimRow {
+pub(super) struct ClaimRow {
     stale: bool,
     id: Option<i64>,
     sweep: Option<i64>,
@@ -128,7 +128,7 @@ struct ClaimRow {
     blocks: Option<Vec<Vec<u8>>>,
 }
 
-struct Claimed {
+pub(super) struct Claimed {
     job: JobRow,
     attempt: u32,
     ticks: Vec<u8>,
@@ -138,7 +138,7 @@ struct Claimed {
 
 impl ClaimRow {
     /// `None` for the row that says that there is nothing.
-    fn read(self) -> Result<Option<Claimed>, StoreError> {
+    pub(super) fn read(self) -> Result<Option<Claimed>, StoreError> {
         let columns = (self.id, self.sweep, self.point, self.rung, self.slice_start, self.slice_end);
         let (Some(id), Some(sweep), Some(point), Some(rung), Some(start), Some(end)) = columns else {
             return Ok(None);
@@ -225,7 +225,7 @@ async fn claim_once(
 }
 
 /// The job as it goes to the worker; `None` when it lacks nothing, then it is closed.
-async fn hand_out(
+pub(super) async fn hand_out(
     store: &PostgresStore,
     connection: &mut PgConnection,
     claim: &LeaseClaim,

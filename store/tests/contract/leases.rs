@@ -71,7 +71,12 @@ pub(crate) async fn two_claims_never_get_the_same_job(store: Arc<dyn Store>) -> 
         tokio::spawn(async move {
             let mut jobs = Vec::new();
             loop {
-                let leased = store.lease(&claim(&EVERY_RUNG, 2), NOW).await?;
+                // Alone, and several at once.
+                let mut leased = store.lease(&claim(&EVERY_RUNG, 2), NOW).await?;
+                let claims = [2, 1, 2].map(|most| claim(&EVERY_RUNG, most));
+                for answer in store.lease_several(&claims, NOW).await {
+                    leased.extend(answer?);
+                }
                 if leased.is_empty() {
                     return anyhow::Ok(jobs);
                 }
@@ -302,6 +307,32 @@ pub(crate) async fn a_partly_reported_job_is_leased_again_for_what_is_missing(
     }
     let totals = store.totals(id).await?;
     assert_eq!((totals.results, totals.duplicate_results), (12, 0));
+    Ok(())
+}
+
+pub(crate) async fn a_claim_among_several_whose_jobs_lack_nothing_gets_others(
+    store: &dyn Store,
+) -> Result<()> {
+    let definition = definition("s");
+    let id = create(store, &definition).await?;
+    let points = ["0,0", "0,0.1", "0,0.2", "0,0.3", "0,0.4"];
+    plan(store, id, points.iter().map(|at| job(at, Rung::Likelihood, SEARCH)).collect()).await?;
+    let held = store.lease(&claim(&EVERY_RUNG, 2), NOW).await?;
+    for held in held {
+        report_some(store, &definition, &held, &held.ordinals, false).await?;
+        store.release(&[held.lease.reference], NOW).await?;
+    }
+    // What the first is dealt has every result stored; nobody goes without for that.
+    let claims = [2, 1].map(|most| claim(&EVERY_RUNG, most));
+    let mut leased = Vec::new();
+    for answer in store.lease_several(&claims, NOW).await {
+        let jobs = answer?;
+        assert!(!jobs.is_empty());
+        leased.extend(jobs.into_iter().map(|job| job.point));
+    }
+    leased.sort();
+    assert_eq!(leased, [point("0,0.2"), point("0,0.3"), point("0,0.4")]);
+    assert_eq!(store.totals(id).await?.likelihood, RungCounts { leased: 3, done: 2, ..Default::default() });
     Ok(())
 }
 

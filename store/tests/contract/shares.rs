@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 
 use anyhow::Result;
-use avsweep_domain::{Rung, SweepId};
-use avsweep_store::{LeaseClaim, LeasedJob, NewJob, Store};
+use avsweep_domain::{Rung, SweepId, SweepState, WorkerId};
+use avsweep_store::{JobFilter, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob, RungCounts, Store};
 
-use super::fixture::{EVERY_RUNG, NOW, SEARCH, claim, create, definition, finish, job, plan};
+use super::fixture::{EVERY_RUNG, LEASE, NOW, SEARCH, claim, create, definition, finish, job, plan};
 
 /// A sweep with some likelihood jobs at points that no other of these sweeps has.
 async fn sweep_with(store: &dyn Store, name: &str, jobs: u32) -> Result<SweepId> {
@@ -113,5 +113,91 @@ pub(crate) async fn an_excepted_sweep_is_left_to_others(store: &dyn Store) -> Re
     let without = LeaseClaim { except: vec![one, two], ..claim(&EVERY_RUNG, 3) };
     assert!(leased_from(store, &without).await?.is_empty());
     assert_eq!(leased_from(store, &claim(&EVERY_RUNG, 3)).await?, [one, one]);
+    Ok(())
+}
+
+pub(crate) async fn several_claims_get_what_they_would_one_after_the_other(store: &dyn Store) -> Result<()> {
+    let (one, two) = (sweep_with(store, "one", 5).await?, sweep_with(store, "two", 5).await?);
+    let high = sweep_with(store, "high", 1).await?;
+    store.set_sweep_priority(high, 3).await?;
+    let paused = sweep_with(store, "paused", 2).await?;
+    store.set_sweep_state(paused, SweepState::Paused).await?;
+    let asking = |most, prefers, except: &[SweepId]| LeaseClaim {
+        worker: WorkerId(format!("of {most}")),
+        prefers,
+        except: except.to_vec(),
+        duration: LEASE * most,
+        ..claim(&EVERY_RUNG, most)
+    };
+    let judge = claim(&[Rung::Judgement], 4);
+    let claims = [
+        asking(2, Some(one), &[]),
+        asking(1, None, &[]),
+        asking(3, Some(two), &[]),
+        judge,
+        asking(5, None, &[one, two]),
+        claim(&EVERY_RUNG, 0),
+        asking(9, None, &[]),
+        asking(1, None, &[]),
+    ];
+    let answers: Vec<_> = store.lease_several(&claims, NOW).await.into_iter().collect::<Result<_, _>>()?;
+    let from: Vec<Vec<SweepId>> =
+        answers.iter().map(|jobs| jobs.iter().map(|job| job.sweep).collect()).collect();
+    // The one of higher priority, then the preferred one; then the one that is behind; and so on.
+    assert_eq!(
+        from,
+        [
+            vec![high, one],
+            vec![two],
+            vec![two; 3],
+            vec![],
+            vec![],
+            vec![],
+            vec![one, one, one, one, two],
+            vec![]
+        ]
+    );
+    let mut last = [0, 0, 0];
+    for (claim, jobs) in claims.iter().zip(&answers) {
+        for job in jobs {
+            let reference = job.lease.reference;
+            assert_eq!((reference.token, reference.attempt), (claim.token, 1), "its own secret");
+            assert_eq!(job.lease.expires, NOW.plus(claim.duration), "its own time");
+            // Within a sweep the oldest first, whoever gets them.
+            let last = &mut last[[one, two, high].iter().position(|sweep| *sweep == job.sweep).unwrap_or(0)];
+            assert!(reference.job.0 > *last, "job {} after {last}", reference.job);
+            *last = reference.job.0;
+            let foreign = LeaseRef { token: claims[7].token, ..reference };
+            let held = store.renew(&[reference, foreign], LEASE, NOW).await?;
+            assert_eq!(held, [LeaseStatus::Held, LeaseStatus::Lost]);
+        }
+    }
+    let workers: Vec<_> = store
+        .jobs(&JobFilter { sweep: Some(high), limit: 10, ..JobFilter::default() })
+        .await?
+        .into_iter()
+        .map(|job| job.worker)
+        .collect();
+    assert_eq!(workers, [Some(WorkerId("of 2".to_owned()))]);
+    for sweep in [one, two] {
+        let counts = store.totals(sweep).await?.likelihood;
+        assert_eq!(counts, RungCounts { leased: 5, ..RungCounts::default() });
+    }
+    assert!(store.lease_several(&[], NOW).await.is_empty());
+    Ok(())
+}
+
+pub(crate) async fn claims_at_once_get_equal_shares_of_equal_sweeps(store: &dyn Store) -> Result<()> {
+    let (one, two) = (sweep_with(store, "one", 20).await?, sweep_with(store, "two", 20).await?);
+    let mut held = VecDeque::new();
+    for _ in 0..4 {
+        let claims: Vec<_> = (0..5).map(|_| claim(&EVERY_RUNG, 1)).collect();
+        for answer in store.lease_several(&claims, NOW).await {
+            held.extend(answer?);
+            let (ones, twos) = (count(&held, one), count(&held, two));
+            assert!(ones.abs_diff(twos) <= 1, "{ones} and {twos} jobs are held");
+        }
+    }
+    assert_eq!(held.len(), 20);
     Ok(())
 }

@@ -179,6 +179,12 @@ impl Model {
             .map(|(source, path)| {
                 let vector = AlignmentVector::open(path, &base).map_err(unfit)?;
                 check_fingerprint(path, vector.fingerprint(), &source.fingerprint)?;
+                if vector.is_zero() {
+                    tracing::warn!(
+                        vector = source.name, file = %path.display(),
+                        "the vector is zero in every element: its coefficients change nothing"
+                    );
+                }
                 Ok(vector)
             })
             .collect::<Result<Vec<_>, Failed>>()?;

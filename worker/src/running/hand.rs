@@ -198,7 +198,7 @@ impl Running {
             Err(status) if is_worth_retrying(&status) => {
                 tracing::warn!(
                     job = held.lease.job(),
-                    message = status.message(),
+                    reason = status.message(),
                     "results could not be reported"
                 );
                 held.unwanted.cancel();
@@ -261,7 +261,7 @@ impl Running {
 
     pub(super) async fn give_back_references(&mut self, leases: Vec<v1::LeaseRef>) {
         let count = leases.len();
-        if !self.coordinator.release(&self.options.name, leases).await {
+        if !self.coordinator.release(&self.options.name, leases, None).await {
             self.left_behind += count;
         }
     }

@@ -160,7 +160,7 @@ impl Running {
                     let failures = patience.failures();
                     not_before = Instant::now() + self.options.jitter.delay(self.options.reconnect, failures);
                     tracing::warn!(
-                        failures, code = %status.code(), message = status.message(),
+                        failures, code = ?status.code(), reason = status.message(),
                         "no jobs could be leased; trying again"
                     );
                 }

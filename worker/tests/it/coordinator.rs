@@ -352,7 +352,10 @@ impl JobService for Coordinator {
         state.statuses.push(request.into_inner().status.unwrap());
         drop(state);
         self.changed.notify_waiters();
-        Ok(Response::new(v1::ReportStatusResponse { next_millis: (LEASE / 3).as_millis() as u32 }))
+        Ok(Response::new(v1::ReportStatusResponse {
+            next_millis: (LEASE / 3).as_millis() as u32,
+            name_shared: false,
+        }))
     }
 
     async fn get_definition(

@@ -48,7 +48,7 @@ fn definition(likelihood: Coverage, generation: Coverage, confirm: usize) -> Swe
     definition
 }
 
-fn usual() -> SweepDefinition {
+pub(crate) fn usual() -> SweepDefinition {
     definition(Coverage::All, Coverage::Finalists, 2)
 }
 
