@@ -6,6 +6,9 @@ use avsweep_domain::{
 
 use crate::MAX_TARGETS;
 
+/// Up to this many grid points are looked at all.
+const MOST_ENUMERATED: u64 = 50_000;
+
 /// A search: its space, what is measured, and the strategy.
 ///
 /// A sweep's definition has one, and so has a recorded grid with a strategy.
@@ -184,6 +187,12 @@ impl Problem {
         }
     }
 
+    /// Every grid point in order, where they are few enough to look at them all.
+    pub(crate) fn whole_grid(&self) -> Option<Vec<Point>> {
+        self.space.grid_size().ok().filter(|size| *size <= MOST_ENUMERATED)?;
+        Some(self.space.grid().collect())
+    }
+
     /// A point's coordinates for models: each coefficient's range is −1 … 1.
     pub(crate) fn coordinates(&self, point: &Point) -> Vec<f64> {
         let axes = self.space.coefficients().iter().zip(point.values());
@@ -225,8 +234,11 @@ impl Problem {
         let mut rates = vec![0.0; self.domains.len() * self.levels];
         for (shape, rates) in self.domains.iter().zip(rates.chunks_exact_mut(self.levels)) {
             for scores in queries.by_ref().take(shape.queries) {
+                let best = first_largest(scores);
+                let lead = margin(scores, best);
                 for (level, rate) in rates.iter_mut().enumerate() {
-                    let clear = 4.0 * margin(scores, level) / softness;
+                    let over_best = f64::from(scores[level]) - f64::from(scores[best]);
+                    let clear = 4.0 * if level == best { lead } else { over_best } / softness;
                     *rate += 1.0 / (1.0 + (-clear).exp()) / shape.queries as f64;
                 }
             }
@@ -245,11 +257,15 @@ impl Problem {
             }
             SearchRung::Likelihood => return None,
         };
-        // A response at no level counts in n all the same.
+        Some(self.rates_of(&counts))
+    }
+
+    /// Rates of counts (both `domains × levels`); a response at no level counts in n all the same.
+    pub(crate) fn rates_of(&self, counts: &[u32]) -> Vec<f64> {
         let rates = counts.chunks_exact(self.levels).zip(&self.domains).flat_map(|(counts, shape)| {
             counts.iter().map(|count| f64::from(*count) / shape.queries.max(1) as f64)
         });
-        Some(rates.collect())
+        rates.collect()
     }
 
     /// What a target is worth at a point with these rates (`domains × levels`), for wants without "as the base".

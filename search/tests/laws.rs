@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use avsweep_domain::{BayesianSettings, HierarchicalSettings, Point, Space, Strategy, Ticks};
 use avsweep_search::SearchRung;
 use avsweep_search::honesty::assurances;
+use avsweep_search::record::RecordedGrid;
+use avsweep_search::replay::Truth;
 use avsweep_search::strategy::{Decision, History, Measured, Problem, next_points};
 use avsweep_search::surface::{Surface, catalogue, layered, tied};
 
@@ -105,6 +107,84 @@ fn hierarchical_visits_the_same_points_however_many_are_in_flight() {
         });
         assert_eq!(scrambled.into_iter().collect::<BTreeSet<Point>>(), alone);
     }
+}
+
+/// The places of a search's points, when it is asked again only after all that it wanted is measured.
+fn by_waves(grid: &RecordedGrid, problem: &Problem) -> Vec<usize> {
+    let (mut points, mut visited): (Vec<Point>, Vec<usize>) = (Vec::new(), Vec::new());
+    loop {
+        let measured: Vec<Measured<'_>> = points.iter().map(|point| grid.measured(point).unwrap()).collect();
+        let history = History { proposed: measured.len() as u64, measured: &measured, ..History::default() };
+        match next_points(problem, &history, 1000) {
+            Decision::Propose(wave) => {
+                visited.extend(wave.iter().map(|point| grid.index(point).unwrap()));
+                points.extend(wave);
+            }
+            Decision::Wait => panic!("nothing is pending"),
+            Decision::Finished => return visited,
+        }
+    }
+}
+
+/// Whatever the steps are: what lies between the lattice's points is forecast, and none is left that should lead.
+#[test]
+fn hierarchical_finds_the_best_point_of_every_target() {
+    let usual = HierarchicalSettings::default();
+    for (name, settings) in [
+        ("plain", usual),
+        ("steep", usual),
+        ("strong-cross-talk", usual),
+        ("hard-saturated", usual),
+        ("everything", usual),
+        ("folded", HierarchicalSettings { factor: 3, levels: Some(2), ..usual }),
+        ("bent", HierarchicalSettings { width: 2, leaders: 2, ..usual }),
+    ] {
+        let bench = Bench::new(name, 20, Strategy::Hierarchical(settings));
+        let grid = bench.surface.record(bench.problem.space(), false).unwrap();
+        let visited = by_waves(&grid, &bench.problem);
+        let found = *Truth::new(&grid, &bench.problem).unwrap().regrets(&visited).last().unwrap();
+        assert_eq!(found.equal, 27, "{name}: {found:?} after {} points", visited.len());
+        assert!(visited.len() < 700, "{name}: {} points", visited.len());
+    }
+}
+
+/// Verdicts alone: their rates are noisy, and forecast all the same.
+#[test]
+fn hierarchical_goes_by_verdicts_where_nothing_else_is_measured() {
+    let surface = catalogue(4).into_iter().find(|surface| surface.name() == "plain").unwrap();
+    let space = surface.space(20).unwrap();
+    let grid = surface.record(&space, true).unwrap();
+    let strategy = Strategy::Hierarchical(HierarchicalSettings::default());
+    let problem =
+        Problem::new(space, &surface.levels(), surface.domains(), strategy, SearchRung::Judgement).unwrap();
+    let visited = by_waves(&grid, &problem);
+    assert!(visited.len() < 700, "{} points", visited.len());
+    let rates: Vec<Vec<f64>> = problem
+        .space()
+        .grid()
+        .map(|point| true_rates(&problem, &surface.judged_probabilities(&surface.log_probs_at(&point))))
+        .collect();
+    for wanted in problem.wants(&History::default()) {
+        let value = |place: &usize| problem.value(&wanted, &rates[*place]);
+        let best = (0..rates.len()).map(|place| value(&place)).fold(0.0, f64::max);
+        let found = visited.iter().map(value).fold(0.0, f64::max);
+        assert!(best - found < 0.02, "{wanted:?}: {found} of {best} after {} points", visited.len());
+    }
+}
+
+/// Rates of probabilities of every query's levels.
+fn true_rates(problem: &Problem, probabilities: &[f64]) -> Vec<f64> {
+    let levels = problem.levels();
+    let mut queries = probabilities.chunks_exact(levels);
+    let mut rates = Vec::new();
+    for domain in problem.domains() {
+        let mut sums = vec![0.0; levels];
+        for query in queries.by_ref().take(domain.queries) {
+            sums.iter_mut().zip(query).for_each(|(sum, p)| *sum += p / domain.queries as f64);
+        }
+        rates.extend(sums);
+    }
+    rates
 }
 
 #[test]
@@ -212,16 +292,7 @@ fn likelihoods_beside_verdicts_make_truer_answers() {
         both.iter().map(|measured| Measured { log_probs: &[], ..measured.clone() }).collect();
     let truth = |point: &Point, wanted: &[Option<avsweep_domain::Level>]| {
         let probabilities = surface.judged_probabilities(&surface.log_probs_at(point));
-        let mut queries = probabilities.chunks_exact(levels.len());
-        let mut rates = Vec::new();
-        for domain in problem.domains() {
-            let mut sums = vec![0.0; levels.len()];
-            for query in queries.by_ref().take(domain.queries) {
-                sums.iter_mut().zip(query).for_each(|(sum, p)| *sum += p / domain.queries as f64);
-            }
-            rates.extend(sums);
-        }
-        problem.value(wanted, &rates)
+        problem.value(wanted, &true_rates(&problem, &probabilities))
     };
     let wants = problem.wants(&History::default());
     let error = |measured: &[Measured<'_>]| -> f64 {

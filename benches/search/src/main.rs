@@ -86,9 +86,9 @@ struct ReplayArguments {
     /// The strategy.
     #[arg(long, value_enum, default_value_t = Kind::Bayesian)]
     strategy: Kind,
-    /// Evaluations.
-    #[arg(long, default_value_t = 81)]
-    budget: u32,
+    /// Evaluations, at most: 81, or no limit for `hierarchical`.
+    #[arg(long)]
+    budget: Option<u32>,
     /// Seeds, from 0.
     #[arg(long, default_value_t = 20)]
     seeds: u64,
@@ -101,6 +101,9 @@ struct ReplayArguments {
     /// Evaluations that figures are printed for.
     #[arg(long, value_delimiter = ',', default_value = "27,40,50,64,81")]
     at: Vec<usize>,
+    /// The surfaces' seed: another one draws others of the same shapes.
+    #[arg(long, default_value_t = 0)]
+    catalogue: u64,
     /// Every seed's regret after every evaluation, as CSV.
     #[arg(long)]
     csv: Option<PathBuf>,
@@ -117,17 +120,21 @@ enum Kind {
 impl ReplayArguments {
     fn strategy(&self, seed: u64) -> Strategy {
         let usual = BayesianSettings::default();
+        let budget = self.budget.unwrap_or(usual.budget);
         match self.strategy {
             Kind::Bayesian => Strategy::Bayesian(BayesianSettings {
-                budget: self.budget,
+                budget,
                 initial: self.initial,
                 min_gain: self.min_gain.unwrap_or(usual.min_gain),
                 seed,
                 ..usual
             }),
-            Kind::Hierarchical => Strategy::Hierarchical(HierarchicalSettings::default()),
-            Kind::Random => Strategy::Random(SequenceSettings { budget: self.budget, seed }),
-            Kind::Sobol => Strategy::Sobol(SequenceSettings { budget: self.budget, seed }),
+            Kind::Hierarchical => Strategy::Hierarchical(HierarchicalSettings {
+                budget: self.budget,
+                ..HierarchicalSettings::default()
+            }),
+            Kind::Random => Strategy::Random(SequenceSettings { budget, seed }),
+            Kind::Sobol => Strategy::Sobol(SequenceSettings { budget, seed }),
         }
     }
 
@@ -145,7 +152,7 @@ fn main() -> anyhow::Result<()> {
             println!("{} points, {} bytes", recorded.points(), std::fs::metadata(&grid)?.len());
         }
         Command::Dump { grid, folder } => {
-            for (name, recorded) in grids(&grid)? {
+            for (name, recorded) in grids(&grid, 0)? {
                 dump::dump(&name, &recorded, &folder)?;
             }
         }
@@ -154,7 +161,7 @@ fn main() -> anyhow::Result<()> {
             for (name, grid) in arguments
                 .grids
                 .iter()
-                .map(|name| grids(name))
+                .map(|name| grids(name, arguments.catalogue))
                 .collect::<anyhow::Result<Vec<_>>>()?
                 .into_iter()
                 .flatten()
@@ -186,12 +193,12 @@ fn problem(grid: &RecordedGrid, strategy: Strategy, rung: SearchRung) -> anyhow:
 }
 
 /// A recorded grid from its file, or the full grids of surfaces.
-fn grids(name: &str) -> anyhow::Result<Vec<(String, RecordedGrid)>> {
+fn grids(name: &str, seed: u64) -> anyhow::Result<Vec<(String, RecordedGrid)>> {
     if name.ends_with(".avgrid") {
         let stem = std::path::Path::new(name).file_stem().map_or(name.into(), |stem| stem.to_string_lossy());
         return Ok(vec![(stem.into_owned(), RecordedGrid::read(name.as_ref())?)]);
     }
-    let surfaces = catalogue(0);
+    let surfaces = catalogue(seed);
     let wanted = surfaces.iter().filter(|surface| name == "surfaces" || surface.name() == name);
     let grids =
         wanted.map(|surface| Ok((surface.name().to_owned(), surface.record(&surface.space(20)?, false)?)));

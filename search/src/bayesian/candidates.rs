@@ -1,4 +1,4 @@
-//! Where a model is asked: every grid point, or a sample around what is good where these are too many.
+//! Where a model is asked when not all grid points can be candidates: a sample around what is good.
 
 use std::collections::BTreeSet;
 
@@ -9,9 +9,6 @@ use crate::problem::Problem;
 use crate::random::stream;
 use crate::sequence;
 
-/// Up to this many grid points are all candidates.
-const MOST_ENUMERATED: u64 = 50_000;
-
 /// Candidates spread over the space, where not all are taken.
 const SPREAD: usize = 1024;
 
@@ -20,12 +17,6 @@ const AROUND: usize = 48;
 
 /// At most so many candidates around leaders.
 const MOST_AROUND: usize = 4096;
-
-/// Every grid point in order, where they are few enough.
-pub(super) fn enumerated(problem: &Problem) -> Option<Vec<Point>> {
-    problem.space().grid_size().ok().filter(|size| *size <= MOST_ENUMERATED)?;
-    Some(problem.space().grid().collect())
-}
 
 /// Candidates spread over the space and around `leaders`, distinct and in ticks order; another `round`, others.
 pub(super) fn sampled(problem: &Problem, seed: u64, round: u64, leaders: &[&Point]) -> Vec<Point> {

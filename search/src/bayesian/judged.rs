@@ -195,7 +195,7 @@ fn open_candidates(
     known: &BTreeSet<&Point>,
     leaders: &[&Point],
 ) -> Vec<Point> {
-    let mut candidates = candidates::enumerated(problem).unwrap_or_else(|| {
+    let mut candidates = problem.whole_grid().unwrap_or_else(|| {
         let mut leaders = leaders.to_vec();
         leaders.sort();
         leaders.dedup();

@@ -13,16 +13,13 @@ use super::acquisition::Acquisition;
 use super::candidates;
 use super::judged::best_of;
 use super::rates::{Counts, Draws, Outlook};
-use crate::gp::{self, Gp, Kernel};
+use crate::gp::{self, Gp};
 use crate::problem::{Decision, DomainShape, History, Measured, Problem};
 use crate::random::{normal, stream};
 use crate::sequence;
 
 /// Samples of the outputs.
 const SAMPLES: usize = 64;
-
-/// Kernels are chosen by at most so many points: more would cost time and change little.
-const FIT_POINTS: usize = 160;
 
 /// Points predicted together.
 const CHUNK: usize = 256;
@@ -149,10 +146,10 @@ pub(super) fn models(
         .into_par_iter()
         .map(|domain| {
             let outputs = outputs(problem, known.measured, domain);
-            let kernel = chosen_kernel(problem.space().dimensions(), &at, &outputs);
-            let gp = conditioned(&kernel, &at, &outputs, &pending)?;
+            let kernel = gp::fit_some(&at, problem.space().dimensions(), &outputs);
+            let gp = gp::conditioned(&kernel, &at, &outputs, &pending)?;
             let before =
-                if pending.is_empty() { None } else { Some(conditioned(&kernel, &at, &outputs, &[])?) };
+                if pending.is_empty() { None } else { Some(gp::conditioned(&kernel, &at, &outputs, &[])?) };
             let mut generator = stream(settings.seed, "draws", domain as u64);
             let mut normals = |_| (0..known.measured.len()).map(|_| normal(&mut generator)).collect();
             let normals: Vec<Vec<f64>> = (0..SAMPLES).map(&mut normals).collect();
@@ -181,30 +178,7 @@ fn outputs(problem: &Problem, measured: &[&Measured<'_>], domain: usize) -> Mat<
 pub(super) fn process(problem: &Problem, measured: &[&Measured<'_>], domain: usize) -> Option<Gp> {
     let at: Vec<f64> = measured.iter().flat_map(|measured| problem.coordinates(measured.point)).collect();
     let outputs = outputs(problem, measured, domain);
-    conditioned(&chosen_kernel(problem.space().dimensions(), &at, &outputs), &at, &outputs, &[])
-}
-
-/// The kernel by marginal likelihood, of every so many points where there are many.
-fn chosen_kernel(dimensions: usize, points: &[f64], outputs: &Mat<f64>) -> Kernel {
-    let stride = outputs.nrows().div_ceil(FIT_POINTS);
-    let kept: Vec<usize> = (0..outputs.nrows()).step_by(stride).collect();
-    let points: Vec<f64> =
-        kept.iter().flat_map(|row| &points[row * dimensions..(row + 1) * dimensions]).copied().collect();
-    let mut centred = Mat::from_fn(kept.len(), outputs.ncols(), |row, column| outputs[(kept[row], column)]);
-    for column in 0..centred.ncols() {
-        let values = centred.col_as_slice_mut(column);
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        values.iter_mut().for_each(|value| *value -= mean);
-    }
-    gp::fit(&points, dimensions, &centred)
-}
-
-/// A process; with a larger nugget where rounding leaves the covariances without a Cholesky factor.
-fn conditioned(kernel: &Kernel, points: &[f64], outputs: &Mat<f64>, pending: &[f64]) -> Option<Gp> {
-    [1.0, 1e2, 1e4].into_iter().find_map(|factor| {
-        let kernel = Kernel { nugget: kernel.nugget * factor, ..kernel.clone() };
-        Gp::with_pending(kernel, points, outputs, pending).ok()
-    })
+    gp::conditioned(&gp::fit_some(&at, problem.space().dimensions(), &outputs), &at, &outputs, &[])
 }
 
 pub(super) struct Search<'a> {
@@ -233,7 +207,7 @@ impl<'a> Search<'a> {
 
     /// Every open grid point, or those sampled around the leaders, and what the models say of them.
     pub(super) fn candidates(&self) -> Pool {
-        let pool = match candidates::enumerated(self.problem) {
+        let pool = match self.problem.whole_grid() {
             Some(mut all) => {
                 all.retain(|point| !self.known.points.contains(point));
                 self.pool(all)

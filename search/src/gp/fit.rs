@@ -18,6 +18,9 @@ const START: (f64, f64) = (2.0, 1e-5);
 /// Weight of the prior on the logarithms of lengths: outputs are correlated, so that many say little more than one.
 const PRIOR: f64 = 0.01;
 
+/// [`fit_some`] takes at most so many points: more would cost time and change little.
+const MOST_POINTS: usize = 160;
+
 /// The problem of choosing a kernel: the points, and the products of their outputs.
 struct Objective<'a> {
     points: &'a [f64],
@@ -41,6 +44,21 @@ pub fn fit(points: &[f64], dimensions: usize, centred: &Mat<f64>) -> Kernel {
     start.push(START.1.ln());
     let bounds: Vec<(f64, f64)> = (0..=dimensions).map(|index| bounds(index, dimensions)).collect();
     kernel_of(&minimise(|parameters| objective.at(parameters), &bounds, start))
+}
+
+/// As [`fit`], of outputs that are not centred; by every so many of the points where there are many.
+pub(crate) fn fit_some(points: &[f64], dimensions: usize, outputs: &Mat<f64>) -> Kernel {
+    let stride = outputs.nrows().div_ceil(MOST_POINTS).max(1);
+    let kept: Vec<usize> = (0..outputs.nrows()).step_by(stride).collect();
+    let points: Vec<f64> =
+        kept.iter().flat_map(|row| &points[row * dimensions..(row + 1) * dimensions]).copied().collect();
+    let mut centred = Mat::from_fn(kept.len(), outputs.ncols(), |row, column| outputs[(kept[row], column)]);
+    for column in 0..centred.ncols() {
+        let values = centred.col_as_slice_mut(column);
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        values.iter_mut().for_each(|value| *value -= mean);
+    }
+    fit(&points, dimensions, &centred)
 }
 
 fn kernel_of(parameters: &[f64]) -> Kernel {

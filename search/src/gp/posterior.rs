@@ -229,6 +229,19 @@ impl Gp {
     }
 }
 
+/// As [`Gp::with_pending`]; with a larger nugget where rounding leaves the covariances without a Cholesky factor.
+pub(crate) fn conditioned(
+    kernel: &Kernel,
+    points: &[f64],
+    outputs: &Mat<f64>,
+    pending: &[f64],
+) -> Option<Gp> {
+    [1.0, 1e2, 1e4].into_iter().find_map(|factor| {
+        let kernel = Kernel { nugget: kernel.nugget * factor, ..kernel.clone() };
+        Gp::with_pending(kernel, points, outputs, pending).ok()
+    })
+}
+
 impl Scouts {
     fn among(kernel: &Kernel, points: &[f64]) -> Option<Self> {
         let dimensions = kernel.lengths.len();
