@@ -55,8 +55,8 @@ impl BaseModel {
     pub fn fingerprint(&self) -> &str {
         self.fingerprint.get_or_init(|| {
             let mut hasher = blake3::Hasher::new();
-            hasher.update(b"avsweep base 1\0");
-            hasher.update(format!("{:?}", self.weights.config).as_bytes());
+            hasher.update(b"avsweep base 2\0");
+            self.weights.config.hash_into(&mut hasher);
             hasher.update(self.text.content_hash().as_bytes());
             hasher.update(self.weights_fingerprint().as_bytes());
             hasher.finalize().to_hex().to_string()

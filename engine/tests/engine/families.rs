@@ -244,6 +244,27 @@ fn a_model_that_is_not_computed_as_described_is_refused() {
     assert_eq!(changed("phi3", |_| ()).unwrap().context, 160);
 }
 
+/// The defaults of transformers' configuration classes (5.24).
+#[test]
+fn a_context_that_is_not_stated_is_the_one_that_transformers_assumes() {
+    for (name, positions) in [
+        ("llama", 2048),
+        ("mistral", 131_072),
+        ("qwen2", 32_768),
+        ("qwen3", 32_768),
+        ("gemma2", 8192),
+        ("gemma3", 131_072),
+        ("phi3", 4096),
+    ] {
+        let config = changed(name, |config| {
+            let fields = config.as_object_mut().unwrap();
+            fields.remove("max_position_embeddings");
+            fields.remove("rope_parameters");
+        });
+        assert_eq!(config.unwrap().context, positions, "{name}");
+    }
+}
+
 #[derive(Deserialize)]
 struct Rope {
     head_dim: usize,

@@ -23,6 +23,24 @@ fn decoder_agrees(name: &str) {
 }
 
 #[test]
+fn the_order_of_a_configurations_fields_does_not_matter() {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(folder("others").join("phi")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let fingerprint = || BaseModel::open(copy.path()).unwrap().fingerprint().to_owned();
+    let before = fingerprint();
+    crate::change_config(copy.path(), |config| {
+        let fields = std::mem::take(config.as_object_mut().unwrap());
+        *config = fields.into_iter().rev().collect();
+    });
+    assert_eq!(fingerprint(), before);
+    crate::change_config(copy.path(), |config| config["layer_norm_eps"] = 2e-5.into());
+    assert_ne!(fingerprint(), before);
+}
+
+#[test]
 fn phi_by_candle_agrees_with_transformers() {
     decoder_agrees("phi");
 }

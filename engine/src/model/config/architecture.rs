@@ -85,6 +85,23 @@ impl Architecture {
         }
     }
 
+    /// The name in `architectures`.
+    pub(super) fn name(self) -> &'static str {
+        let known = KNOWN.iter().chain(&candle::KNOWN).find(|(architecture, ..)| *architecture == self);
+        known.map_or("", |(_, name, _)| name)
+    }
+
+    /// The positions of the context where the configuration does not say it.
+    pub(super) fn default_positions(self) -> usize {
+        match self {
+            Self::Llama | Self::Candle(CandleModel::Phi | CandleModel::Olmo2) => 2048,
+            Self::Phi3 | Self::Candle(CandleModel::Starcoder2 | CandleModel::Helium) => 4096,
+            Self::Gemma2 => 8192,
+            Self::Qwen2 | Self::Qwen3 => 32_768,
+            Self::Mistral | Self::Gemma3 | Self::Candle(CandleModel::Mixtral) => 131_072,
+        }
+    }
+
     /// The base of the rotary frequencies where the configuration names none.
     pub(super) fn default_theta(self) -> f64 {
         if self == Self::Gemma3 { 1_000_000.0 } else { 10_000.0 }

@@ -75,8 +75,11 @@ pub(super) fn read(
         Some(false) => None,
         _ => file.optional_size("sliding_window")?,
     };
-    let positions = file.optional_size("max_position_embeddings")?.unwrap_or(2048);
+    let architecture = Architecture::Candle(model);
+    let positions =
+        file.optional_size("max_position_embeddings")?.unwrap_or(architecture.default_positions());
     for (name, value) in [
+        ("max_position_embeddings", Value::from(positions)),
         // Wanted by candle-transformers, and left out by transformers where they say nothing.
         ("use_flash_attn", Value::Bool(false)),
         ("sliding_window", Value::from(positions)),
@@ -94,12 +97,14 @@ pub(super) fn read(
     }
     let heads = file.size("num_attention_heads")?;
     let hidden_size = file.size("hidden_size")?;
+    // The text is part of the base's fingerprint.
+    fields.sort_keys();
     let candle = Value::Object(fields).to_string();
     if let Err(error) = CandleConfig::parse(model, &candle) {
         return Err(file.refused(&error.to_string()));
     }
     Ok(ModelConfig {
-        architecture: Architecture::Candle(model),
+        architecture,
         hidden_size,
         intermediate_size: file.size("intermediate_size")?,
         layers: file.size("num_hidden_layers")?,

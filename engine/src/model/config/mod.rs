@@ -6,6 +6,7 @@
 mod architecture;
 mod attention;
 mod candle;
+mod identity;
 mod read;
 mod rotary;
 

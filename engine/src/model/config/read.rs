@@ -61,7 +61,8 @@ impl ModelConfig {
         if layers > MOST_LAYERS {
             return Err(file.wrong("num_hidden_layers", &format!("at most {MOST_LAYERS} layers")));
         }
-        let positions = file.optional_size("max_position_embeddings")?.unwrap_or(2048);
+        let positions =
+            file.optional_size("max_position_embeddings")?.unwrap_or(architecture.default_positions());
         let theta = file.optional_number("rope_theta")?.unwrap_or(architecture.default_theta());
         let section = "rope_parameters";
         let rotary = Description { file: &file, section, theta, architecture, head_dim, positions };
