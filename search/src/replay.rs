@@ -4,7 +4,7 @@ use avsweep_domain::{Point, Target, Wanted};
 
 use crate::problem::{History, Measured, Problem};
 use crate::record::RecordedGrid;
-use crate::strategy::{Decision, next_points};
+use crate::strategy::{Decision, Waves};
 
 /// Rates are quotients of small integers, which leave this much in floating point.
 const SAME: f64 = 1e-9;
@@ -72,11 +72,12 @@ pub fn replay(
     let mut visited = Vec::new();
     let mut proposed = 0;
     let mut finished = false;
+    let mut waves = Waves::default();
     loop {
         if pending.len() < in_flight.max(1) && !finished {
             let history = History { proposed, measured: &measured, pending: &pending, given_up: &[] };
             watch(Moment::Deciding);
-            let decision = next_points(problem, &history, in_flight.max(1) - pending.len());
+            let decision = waves.next_points(problem, &history, in_flight.max(1) - pending.len());
             watch(Moment::Decided);
             match decision {
                 Decision::Propose(batch) => {

@@ -20,6 +20,39 @@ pub fn next_points(problem: &Problem, history: &History<'_>, limit: usize) -> De
     }
 }
 
+/// What is left to propose of the wave that a strategy is in, where it proposes whole waves, each from what was measured
+/// before it: the rest of a wave is the same whatever comes of its other points, and working one out takes long where much
+/// was measured. A memory only: without it [`next_points`] decides the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waves(Option<Vec<Point>>);
+
+impl Waves {
+    /// As [`next_points`]; the caller proposes all of them.
+    pub fn next_points(&mut self, problem: &Problem, history: &History<'_>, limit: usize) -> Decision {
+        let Strategy::Hierarchical(_) = problem.strategy() else {
+            return next_points(problem, history, limit);
+        };
+        if self.0.as_ref().is_none_or(|left| left.is_empty() && history.pending.is_empty()) {
+            self.0 = match next_points(problem, history, usize::MAX) {
+                Decision::Propose(wave) => Some(wave),
+                Decision::Wait => Some(Vec::new()),
+                Decision::Finished => return Decision::Finished,
+            };
+        }
+        let left = self.0.get_or_insert_default();
+        if left.is_empty() {
+            return Decision::Wait;
+        }
+        Decision::Propose(left.drain(..limit.clamp(1, left.len())).collect())
+    }
+
+    /// To be called when a proposed point was given up, or one that was is pending or measured after all: what comes next
+    /// may be another wave.
+    pub fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// How many points the strategy will propose in all, where that is known beforehand.
 pub fn planned_points(problem: &Problem) -> Option<u64> {
     match problem.strategy() {

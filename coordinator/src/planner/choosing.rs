@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use avsweep_domain::SweepId;
-use avsweep_search::strategy::Decision;
+use avsweep_search::strategy::{Decision, Waves};
 use avsweep_store::{Plan, PointFilter, SweepRecord, SweepTotals, WorkerKind, WorkerState};
 use tokio::time::sleep;
 use tracing::debug;
@@ -38,7 +38,9 @@ impl Coordinator {
                 .unwrap_or(usize::MAX)
                 .clamp(1, (self.settings.max_jobs_per_plan / jobs_each).max(1));
             let sweep = &record.definition.name;
-            match self.decide(record, &seen, limit, turn).await? {
+            let (decision, waves) = self.decide(record, &seen, limit, turn).await?;
+            Arc::make_mut(&mut seen).waves = waves;
+            match decision {
                 Decision::Propose(points) => {
                     let jobs = points.iter().flat_map(|point| at_point.jobs(point)).collect();
                     self.write(turn, &Plan { jobs, choice: Some(seen.choice(limit, points.clone())) })
@@ -83,7 +85,7 @@ impl Coordinator {
         seen: &Arc<Seen>,
         limit: usize,
         turn: &mut Turn,
-    ) -> Result<Decision, CoordinatorError> {
+    ) -> Result<(Decision, Waves), CoordinatorError> {
         let (definition, seen) = (Arc::clone(&record.definition), Arc::clone(seen));
         let mut deciding = std::pin::pin!(self.compute(move || seen.decide(&definition, limit)));
         loop {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use avsweep_domain::{Point, Strategy, SweepDefinition};
 use avsweep_search::SearchRung;
-use avsweep_search::strategy::{Decision, History, Measured, Problem, next_points};
+use avsweep_search::strategy::{Decision, History, Measured, Problem, Waves};
 use avsweep_store::{Choice, RungCounts, SearchPoint, SearchState, SweepTotals};
 
 /// Whether a strategy's points depend on results: then they are chosen one by one, as workers become free.
@@ -50,6 +50,7 @@ pub(super) struct Seen {
     given_up: BTreeSet<Point>,
     /// Given up too, for good.
     raced: BTreeSet<Point>,
+    pub(super) waves: Waves,
     /// The counts before the store was last read.
     pub(super) at: Closed,
     /// What the strategy said about just this.
@@ -67,6 +68,9 @@ impl Seen {
         self.at = at;
         for SearchPoint { point, state } in points {
             let (was_pending, was_given_up) = (self.pending.remove(&point), self.given_up.remove(&point));
+            if was_given_up || matches!(state, SearchState::GivenUp | SearchState::Raced) {
+                self.waves.forget();
+            }
             let is_news = match state {
                 SearchState::Pending => {
                     self.pending.insert(point);
@@ -88,8 +92,8 @@ impl Seen {
         }
     }
 
-    /// The strategy's next points, at most `limit`, by what was seen.
-    pub(super) fn decide(&self, definition: &SweepDefinition, limit: usize) -> Decision {
+    /// The strategy's next points, at most `limit`, by what was seen; and what is then left of its wave.
+    pub(super) fn decide(&self, definition: &SweepDefinition, limit: usize) -> (Decision, Waves) {
         let problem = Problem::of(definition);
         // Where points are chosen by likelihoods, verdicts come at any time and decide nothing.
         let by_verdicts = problem.rung() == SearchRung::Judgement;
@@ -110,7 +114,8 @@ impl Seen {
             pending: &pending,
             given_up: &given_up,
         };
-        next_points(&problem, &history, limit)
+        let mut waves = self.waves.clone();
+        (waves.next_points(&problem, &history, limit), waves)
     }
 
     /// The record of a decision from what was seen.

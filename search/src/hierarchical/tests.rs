@@ -6,7 +6,7 @@ use avsweep_domain::{Space, Strategy};
 
 use super::*;
 use crate::problem::{Measured, SearchRung};
-use crate::strategy::next_points;
+use crate::strategy::{Waves, next_points};
 use crate::surface::{Surface, catalogue};
 
 fn problem(surface: &Surface, steps: u32, settings: HierarchicalSettings) -> Problem {
@@ -14,6 +14,48 @@ fn problem(surface: &Surface, steps: u32, settings: HierarchicalSettings) -> Pro
     let strategy = Strategy::Hierarchical(settings);
     Problem::new(space, &surface.levels(), surface.domains(), strategy, SearchRung::Likelihood)
         .expect("the strategy fits")
+}
+
+#[test]
+fn what_is_left_of_a_wave_is_what_the_strategy_decides_anew() {
+    let surface = catalogue(5).into_iter().find(|surface| surface.name() == "interaction").expect("known");
+    let settings = HierarchicalSettings { budget: Some(70), ..HierarchicalSettings::default() };
+    let problem = problem(&surface, 10, settings);
+    let mut scored: Vec<(Point, Vec<f32>)> = Vec::new();
+    let (mut pending, mut given_up) = (Vec::new(), Vec::new());
+    let mut waves = Waves::default();
+    for step in 0.. {
+        let measured: Vec<_> =
+            scored.iter().map(|(point, log_probs)| Measured { point, log_probs, judged: None }).collect();
+        let history = History {
+            proposed: (scored.len() + pending.len() + given_up.len()) as u64,
+            measured: &measured,
+            pending: &pending,
+            given_up: &given_up,
+        };
+        let limit = 1 + step % 3;
+        let decision = waves.next_points(&problem, &history, limit);
+        assert_eq!(decision, next_points(&problem, &history, limit), "step {step}");
+        match decision {
+            Decision::Propose(points) => pending.extend(points),
+            Decision::Finished if pending.is_empty() => break,
+            Decision::Wait | Decision::Finished => {}
+        }
+        // Some fail; one of them is tried again later.
+        if step % 17 == 16 && !pending.is_empty() {
+            given_up.push(pending.remove(0));
+            waves.forget();
+        }
+        if step == 40 {
+            pending.extend(given_up.pop());
+            waves.forget();
+        }
+        if pending.len() > 3 || step % 2 == 1 {
+            let point = pending.remove(0);
+            scored.push((point.clone(), surface.log_probs_at(&point)));
+        }
+    }
+    assert_eq!((scored.len() + given_up.len(), given_up.is_empty()), (70, false));
 }
 
 #[test]
