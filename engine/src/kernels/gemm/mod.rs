@@ -38,10 +38,10 @@ fn gemm_as(
     let PackedView { outputs, inputs, stride, data } = weights;
     match data {
         PanelsView::F32(data) => {
-            multiply::<[f32; PANEL]>(operands, outputs, inputs, stride, data.as_chunks().0)
+            multiply::<[f32; PANEL]>(operands, outputs, inputs, stride, data.as_chunks().0);
         }
         PanelsView::Bf16(data) => {
-            multiply::<[u32; PANEL]>(operands, outputs, inputs, stride, data.as_chunks().0)
+            multiply::<[u32; PANEL]>(operands, outputs, inputs, stride, data.as_chunks().0);
         }
     }
 }

@@ -273,7 +273,7 @@ mod avx2 {
         let one = |bits: __m256i| {
             _mm256_castsi256_ps(if L::INPUTS == 1 {
                 bits
-            } else if input % 2 == 0 {
+            } else if input.is_multiple_of(2) {
                 _mm256_slli_epi32::<16>(bits)
             } else {
                 _mm256_and_si256(bits, _mm256_set1_epi32(-0x1_0000))
@@ -301,7 +301,7 @@ mod avx512 {
         let bits = unsafe { std::mem::transmute_copy::<L, __m512i>(line) };
         [_mm512_castsi512_ps(if L::INPUTS == 1 {
             bits
-        } else if input % 2 == 0 {
+        } else if input.is_multiple_of(2) {
             _mm512_slli_epi32::<16>(bits)
         } else {
             _mm512_and_si512(bits, _mm512_set1_epi32(-0x1_0000))
