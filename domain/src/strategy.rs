@@ -33,9 +33,10 @@ pub struct SequenceSettings {
 
 /// Settings of `hierarchical`.
 ///
-/// The first round measures a coarse lattice. Every later round has a step `factor` times smaller and measures, around
-/// the `leaders` best points of every target, the points up to `width` steps away along each coefficient, until no
-/// leader has an unmeasured neighbour; then comes the next round.
+/// The first round measures a coarse lattice. Every later round has a step `factor` times smaller; what lies between the
+/// measured points is forecast from them. It measures the `leaders` best points of every target where they are only expected
+/// to be that, and around measured ones the points up to `width` steps away along each coefficient, until nothing of that is
+/// new; then comes the next round. The grid's own step ends with the best contenders of the whole grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HierarchicalSettings {

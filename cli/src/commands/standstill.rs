@@ -10,6 +10,9 @@ use crate::connection::{Connection, Place, explain};
 /// How long nobody may hold a job before a watcher is told why: between two jobs that is usual.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether there is something to tell.
+pub(super) const LOOK: Duration = Duration::from_secs(5);
+
 /// What one who watches a sweep was told of its standing still.
 #[derive(Debug, Default)]
 pub(super) struct Standstill {
@@ -46,13 +49,14 @@ fn is_standing(progress: &v1::SweepProgress) -> bool {
         && progress.rungs.iter().any(|rung| rung.ready > 0)
 }
 
-/// What keeps workers and judges from the jobs that wait, a line each; nothing while somebody works on the sweep.
+/// What keeps workers and judges from the jobs that wait, a line each, or a whole store from being worked on; nothing while
+/// somebody works on the sweep.
 pub(super) async fn reasons(
     connection: &Connection,
     place: &Place,
     progress: &v1::SweepProgress,
 ) -> Result<Vec<String>> {
-    if !is_standing(progress) {
+    if progress.state() != v1::SweepState::Running || progress.workers > 0 {
         return Ok(Vec::new());
     }
     let wanted = |kind| match kind {
@@ -68,20 +72,19 @@ pub(super) async fn reasons(
         .filter_map(|worker| worker.status)
         .filter(|status| status.state() != v1::WorkerState::Stopped)
         .collect();
-    let mut reasons = Vec::new();
+    // Nobody plans its jobs either.
     if present.is_empty() && matches!(place, Place::Store { location, .. } if location.file().is_some()) {
         return Ok(vec![format!("nobody works on it; 'avsweep run FILE{}' goes on", place.flag())]);
     }
-    for (kind, name) in [(v1::WorkerKind::Worker, "worker"), (v1::WorkerKind::Judge, "judge")] {
-        if wanted(kind) && !present.iter().any(|status| status.kind() == kind) {
-            reasons.push(format!("no {name} is there; 'avsweep {name}' starts one"));
-        }
-    }
+    let kinds = [(v1::WorkerKind::Worker, "worker"), (v1::WorkerKind::Judge, "judge")];
+    let missing = kinds
+        .into_iter()
+        .filter(|(kind, _)| wanted(*kind) && !present.iter().any(|status| status.kind() == *kind));
     let problems = present.iter().filter(|status| wanted(status.kind()));
-    reasons.extend(
-        problems.filter_map(|status| Some(format!("{}: {}", status.worker, status.problem.as_ref()?))),
-    );
-    Ok(reasons)
+    Ok(missing
+        .map(|(_, name)| format!("no {name} is there; 'avsweep {name}' starts one"))
+        .chain(problems.filter_map(|status| Some(format!("{}: {}", status.worker, status.problem.as_ref()?))))
+        .collect())
 }
 
 fn waits(progress: &v1::SweepProgress, of: impl Fn(v1::Rung) -> bool) -> bool {

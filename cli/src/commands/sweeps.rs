@@ -65,7 +65,7 @@ struct ShowOutput {
     convergence: Option<ConvergenceOutput>,
     /// How the rungs agree; absent where nothing is judged.
     agreement: Option<AgreementOutput>,
-    /// Why nobody works on it although jobs wait; empty while somebody does.
+    /// Why nobody works on it although it runs; empty while somebody does.
     standstill: Vec<String>,
     failed_jobs: Vec<JobOutput>,
 }
@@ -148,7 +148,7 @@ pub(super) async fn show(place: &Place, sweep: &str, format: Format) -> Result<(
         }
         jobs.write(out)?;
         for reason in &shown.standstill {
-            writeln!(out, "jobs wait: {reason}")?;
+            writeln!(out, "it stands still: {reason}")?;
         }
         match &shown.convergence {
             Some(convergence) if convergence.steps.is_empty() => {}

@@ -8,7 +8,7 @@ use avsweep_proto::v1;
 use tokio_util::sync::CancellationToken;
 
 use super::Outcome;
-use super::standstill::Standstill;
+use super::standstill::{self, Standstill};
 use super::sweeps::summarise;
 use crate::arguments::Format;
 use crate::connection::{Connection, Place, explain, is_away};
@@ -93,6 +93,13 @@ impl Show<'_> {
         Ok(())
     }
 
+    async fn tell_standstill(&mut self, connection: &Connection, progress: &v1::SweepProgress) {
+        // Where the coordinator is away the stream says so.
+        for reason in self.standstill.news(connection, self.place, progress).await.unwrap_or_default() {
+            output::note(format!("the sweep stands still: {reason}"));
+        }
+    }
+
     fn finish(&self) {
         if let Some(bars) = &self.bars {
             bars.finish();
@@ -146,8 +153,21 @@ async fn stream(
         Err(status) if is_away(&status) => return Ok(Ended::Away(explain(status).to_string())),
         Err(status) => return Err(explain(status)),
     };
+    // Nothing is sent while nothing changes, which is when there may be something to tell.
+    let mut look = tokio::time::interval(standstill::LOOK);
+    let mut last = None;
     loop {
-        match stream.message().await {
+        let message = tokio::select! {
+            biased;
+            message = stream.message() => message,
+            _ = look.tick() => {
+                if let Some(progress) = &last {
+                    show.tell_standstill(connection, progress).await;
+                }
+                continue;
+            }
+        };
+        match message {
             Ok(Some(update)) => {
                 let progress = update.progress.context("an update without progress")?;
                 show.update(&progress)?;
@@ -155,12 +175,7 @@ async fn stream(
                 if matches!(progress.state(), v1::SweepState::Done | v1::SweepState::Cancelled) {
                     return Ok(Ended::Over(Box::new(progress)));
                 }
-                // Where the coordinator is away the stream says so.
-                for reason in
-                    show.standstill.news(connection, show.place, &progress).await.unwrap_or_default()
-                {
-                    output::note(format!("jobs wait: {reason}"));
-                }
+                last = Some(progress);
             }
             Ok(None) => return Ok(Ended::Away("it ended the stream".to_owned())),
             Err(status) if is_away(&status) => return Ok(Ended::Away(explain(status).to_string())),

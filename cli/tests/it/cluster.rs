@@ -201,7 +201,7 @@ fn a_sweep_that_nobody_can_do_says_why() {
     let mut worker = cluster.worker("one", &[]);
     told("medical.safetensors");
     let mut watch = Process::start(&mut cluster.user(&["sweep", "watch", SWEEP]));
-    until("the watcher is told", || watch.said().contains("jobs wait: one: sweep 1: ").then_some(()));
+    until("the watcher is told", || watch.said().contains("stands still: one: sweep 1: ").then_some(()));
     assert_eq!(worker.terminate(), Some(0), "{}", worker.said());
     watch.kill();
     assert_eq!(cluster.coordinator.terminate(), Some(0), "{}", cluster.coordinator.said());

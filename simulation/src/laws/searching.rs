@@ -85,7 +85,7 @@ impl Laws {
             match &plan.choice {
                 Some(choice) => self.choice_can_be_taken_again(sweep, &definition, choice)?,
                 None => {
-                    ensure(points.is_empty(), || format!("{points:?} were planned and nobody chose them"))?
+                    ensure(points.is_empty(), || format!("{points:?} were planned and nobody chose them"))?;
                 }
             }
             let chosen = plan.choice.as_ref().map_or(&[][..], |choice| &choice.points);
