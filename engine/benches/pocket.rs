@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the bench")]
 
 #[path = "../tests/engine/common.rs"]
+#[expect(dead_code, reason = "shared with the engine's tests")]
 mod common;
 
 use avsweep_engine::{
