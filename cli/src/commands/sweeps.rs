@@ -122,7 +122,8 @@ pub(super) async fn show(place: &Place, sweep: &str, format: Format) -> Result<(
     };
     let failed = connection.sweeps().list_jobs(request).await.map_err(explain)?.into_inner().jobs;
     let failed_jobs = failed.into_iter().map(JobOutput::read).collect::<Result<_>>()?;
-    let standstill = standstill::reasons(&connection, place, &progress).await?;
+    // Advice only: where it cannot be had, the rest is shown all the same.
+    let standstill = standstill::reasons(&connection, place, &progress).await.unwrap_or_default();
     let convergence = if progress.points_done <= MOST_CONVERGING {
         Some(convergence::ask(&connection, progress.sweep, CONVERGENCE_STEPS).await?)
     } else {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use avsweep_store::{LeaseClaim, LeasedJob, Store, StoreError};
+use avsweep_store::{LeaseClaim, LeaseRef, LeasedJob, Store, StoreError};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::signals::{RUNGS, Signals, set_of};
 use crate::{Clock, error_text};
 
-/// Claims that are with the store at a time.
+/// Claims for the same rungs that are with the store at a time.
 const TURNS: usize = 4;
 /// Requests in one claim.
 const MOST: usize = 64;
@@ -55,12 +55,14 @@ pub(crate) struct Parts {
 pub(crate) struct Claims {
     /// By the set of rungs asked for.
     gathering: [Mutex<Option<Gathering>>; 1 << RUNGS.len()],
-    turns: Arc<Semaphore>,
+    /// By that set too: slow claims of judges must not hold up the others.
+    turns: [Arc<Semaphore>; 1 << RUNGS.len()],
 }
 
 impl Default for Claims {
     fn default() -> Self {
-        Self { gathering: Default::default(), turns: Arc::new(Semaphore::new(TURNS)) }
+        let turns = std::array::from_fn(|_| Arc::new(Semaphore::new(TURNS)));
+        Self { gathering: Default::default(), turns }
     }
 }
 
@@ -93,7 +95,8 @@ impl Claims {
 
     /// Joins the claim that gathers now, or begins one.
     fn join(&self, parts: &Parts, asked: Asked) -> (usize, Round) {
-        let mut gathering = locked(&self.gathering[set_of(&asked.claim.rungs)]);
+        let rungs = set_of(&asked.claim.rungs);
+        let mut gathering = locked(&self.gathering[rungs]);
         if let Some(open) = &*gathering
             && let Some(round) = open.round.upgrade()
             && let Some(others) = locked(&open.asked).as_mut().filter(|others| others.len() < MOST)
@@ -102,7 +105,7 @@ impl Claims {
             return (others.len() - 1, round);
         }
         let first = Arc::new(Mutex::new(Some(vec![asked])));
-        let (parts, turns, all) = (parts.clone(), Arc::clone(&self.turns), Arc::clone(&first));
+        let (parts, turns, all) = (parts.clone(), Arc::clone(&self.turns[rungs]), Arc::clone(&first));
         let round = async move {
             let _turn = turns.acquire_owned().await.expect("the semaphore is never closed");
             let asked = locked(&all).take().unwrap_or_default();
@@ -126,29 +129,36 @@ async fn claim_for(parts: &Parts, asked: &[Asked]) -> Vec<Option<Answer>> {
         return answers;
     }
     let found = parts.store.lease_several(&claims, parts.clock.now()).await;
-    for (place, answer) in places.into_iter().zip(found) {
-        let Asked { claim, gone, .. } = &asked[place];
-        match answer {
-            Ok(jobs) if jobs.is_empty() && claim.except.is_empty() => {
-                parts.signals.found_nothing(&claim.rungs, calls);
-            }
-            Ok(jobs) if gone.load(Ordering::SeqCst) => give_back(parts, claim, &jobs).await,
-            answer => answers[place] = Some(answer),
+    for ((place, claim), answer) in places.into_iter().zip(&claims).zip(found) {
+        if answer.as_ref().is_ok_and(Vec::is_empty) && claim.except.is_empty() {
+            parts.signals.found_nothing(&claim.rungs, calls);
         }
+        answers[place] = Some(answer);
     }
-    answers
+    // Whoever hangs up while leases are given back is looked for again.
+    loop {
+        let unheard: Vec<LeaseRef> = asked
+            .iter()
+            .zip(&mut answers)
+            .filter(|(asked, _)| !there(asked))
+            .filter_map(|(_, answer)| answer.take()?.ok())
+            .flatten()
+            .map(|job| job.lease.reference)
+            .collect();
+        if unheard.is_empty() {
+            return answers;
+        }
+        give_back(parts, &unheard).await;
+    }
 }
 
-/// Gives jobs back whose worker has hung up: it would never hear of them.
-async fn give_back(parts: &Parts, claim: &LeaseClaim, jobs: &[LeasedJob]) {
-    let leases: Vec<_> = jobs.iter().map(|job| job.lease.reference).collect();
-    if leases.is_empty() {
-        return;
-    }
-    match parts.store.release(&leases, parts.clock.now()).await {
+/// Gives jobs back whose workers have hung up: they would never hear of them.
+async fn give_back(parts: &Parts, leases: &[LeaseRef]) {
+    match parts.store.release(leases, parts.clock.now()).await {
         Ok(()) => parts.signals.jobs_ready(),
         Err(error) => warn!(
-            worker = %claim.worker, jobs = leases.len(), error = error_text(&error),
+            jobs = leases.len(),
+            error = error_text(&error),
             "leases that nobody heard of could not be given back; they will expire"
         ),
     }
@@ -225,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn who_hangs_up_takes_no_job_and_nobody_else_with_it() {
         let (parts, claims) = (parts().await, Claims::default());
-        let turns = Arc::clone(&claims.turns);
+        let turns = Arc::clone(&claims.turns[set_of(&[Rung::Likelihood])]);
         let busy = turns.acquire_many_owned(TURNS as u32).await.expect("open");
         let mut first = Box::pin(claims.lease(&parts, claim(1, 4), false));
         let mut second = Box::pin(claims.lease(&parts, claim(2, 4), false));

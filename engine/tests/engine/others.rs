@@ -31,12 +31,12 @@ fn the_order_of_a_configurations_fields_does_not_matter() {
     }
     let fingerprint = || BaseModel::open(copy.path()).unwrap().fingerprint().to_owned();
     let before = fingerprint();
-    crate::change_config(copy.path(), |config| {
+    change_config(copy.path(), |config| {
         let fields = std::mem::take(config.as_object_mut().unwrap());
         *config = fields.into_iter().rev().collect();
     });
     assert_eq!(fingerprint(), before);
-    crate::change_config(copy.path(), |config| config["layer_norm_eps"] = 2e-5.into());
+    change_config(copy.path(), |config| config["layer_norm_eps"] = 2e-5.into());
     assert_ne!(fingerprint(), before);
 }
 
@@ -97,5 +97,7 @@ fn tensors_that_a_slow_decoder_misses_has_misshapen_or_never_asks_for_are_named_
         assert!(text.contains(&last) && text.contains("not one of this model's"), "{text}");
         let (text, width) = complaint("intermediate_size", |width| width + 2);
         assert!(text.contains(inner) && text.contains(&format!("wanted [{}, ", width + 2)), "{text}");
+        let (text, _) = complaint("max_position_embeddings", |_| 1 << 30);
+        assert!(text.contains("max_position_embeddings") && text.contains("at most 4194304"), "{text}");
     }
 }

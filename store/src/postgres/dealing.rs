@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use avsweep_domain::{Rung, SweepId};
+use futures::{FutureExt as _, StreamExt as _, stream};
 use sqlx::postgres::PgConnection;
 
 use super::claiming::{ClaimRow, Claimed, hand_out, lease};
@@ -15,6 +16,9 @@ use crate::fair::{self, Candidate, Share, Standing};
 use crate::{LeaseClaim, LeasedJob, StoreError, Timestamp};
 
 const OPERATION: &str = "lease jobs";
+
+/// Claims that are handed out together: one that has to wait for a point must not make all the others wait.
+const AT_ONCE: usize = 8;
 
 /// The claims, one statement, over the ready jobs that `$of` selects; from the same indexes as a single claim.
 ///
@@ -125,8 +129,13 @@ pub(super) async fn lease_several(
                 continue;
             }
         };
-        for ((place, claim), dealt) in table.claims.iter().zip(dealt) {
-            answers[*place] = finish(store, claim, now, dealt).await;
+        let mut finishing = Vec::with_capacity(dealt.len());
+        for ((_, claim), dealt) in table.claims.iter().zip(dealt) {
+            finishing.push(finish(store, claim, now, dealt).boxed());
+        }
+        let finished: Vec<_> = stream::iter(finishing).buffered(AT_ONCE).collect().await;
+        for ((place, _), answer) in table.claims.iter().zip(finished) {
+            answers[*place] = answer;
         }
     }
     answers

@@ -1,6 +1,6 @@
 //! Jobs that want more memory than is here: left to others first, and counted once nobody else takes them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use avsweep_domain::SweepId;
@@ -17,8 +17,8 @@ pub(super) struct Shortages {
 
 #[derive(Debug)]
 enum Shortage {
-    /// These jobs were left to others.
-    Left(BTreeSet<i64>),
+    /// These jobs were left to others, and when.
+    Left(BTreeMap<i64, Instant>),
     /// One that was left came back undone: nobody else takes the sweep's jobs, up to this time.
     Alone(Instant),
 }
@@ -28,12 +28,13 @@ impl Shortages {
     /// that are given back are the first to be leased again, so one that comes back was wanted by nobody else.
     pub(super) fn leaves(&mut self, sweep: SweepId, job: i64) -> bool {
         let now = Instant::now();
-        let shortage = self.sweeps.entry(sweep).or_insert_with(|| Shortage::Left(BTreeSet::new()));
+        let shortage = self.sweeps.entry(sweep).or_insert_with(|| Shortage::Left(BTreeMap::new()));
         match shortage {
             Shortage::Alone(until) if *until > now => return false,
-            Shortage::Alone(_) => *shortage = Shortage::Left([job].into()),
+            Shortage::Alone(_) => *shortage = Shortage::Left([(job, now)].into()),
             Shortage::Left(jobs) => {
-                if !jobs.insert(job) {
+                // One that was left long ago may have been lost by another since.
+                if jobs.insert(job, now).is_some_and(|left| now < left + ALONE) {
                     *shortage = Shortage::Alone(now + ALONE);
                     return false;
                 }
@@ -57,5 +58,9 @@ mod tests {
         assert!(shortages.leaves(SweepId(2), 3));
         tokio::time::advance(ALONE).await;
         assert!(shortages.leaves(sweep, 3) && !shortages.leaves(sweep, 3));
+        tokio::time::advance(ALONE).await;
+        assert!(shortages.leaves(sweep, 4));
+        tokio::time::advance(ALONE).await;
+        assert!(shortages.leaves(sweep, 4), "somebody else may have lost it");
     }
 }

@@ -22,6 +22,9 @@ pub enum CandleModel {
     Mixtral,
 }
 
+/// More positions than any of these models has.
+const MOST_POSITIONS: usize = 1 << 22;
+
 /// Every decoder with its name in `architectures` and its `model_type`.
 pub(super) const KNOWN: [(Architecture, &str, &str); 5] = [
     (Architecture::Candle(CandleModel::Phi), "PhiForCausalLM", "phi"),
@@ -78,6 +81,10 @@ pub(super) fn read(
     let architecture = Architecture::Candle(model);
     let positions =
         file.optional_size("max_position_embeddings")?.unwrap_or(architecture.default_positions());
+    // Its tables of rotations hold every position.
+    if positions > MOST_POSITIONS {
+        return Err(file.wrong("max_position_embeddings", "at most 4194304"));
+    }
     for (name, value) in [
         ("max_position_embeddings", Value::from(positions)),
         // Wanted by candle-transformers, and left out by transformers where they say nothing.
