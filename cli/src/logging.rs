@@ -15,7 +15,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry};
 
-use crate::arguments::{Arguments, Command, LogFormat};
+use crate::arguments::{Arguments, Command, LogFormat, is_https};
 use crate::output;
 
 /// Longest time for the last spans to leave at the end.
@@ -31,10 +31,9 @@ pub(crate) struct Logging {
 ///
 /// A collector that is away is warned of and otherwise not missed.
 pub(crate) fn start(arguments: &Arguments) -> Logging {
-    let traces =
-        arguments.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty()).map(|endpoint| {
-            exporter(endpoint, arguments.otlp_ca.as_deref(), service_name(&arguments.command))
-        });
+    let traces = arguments
+        .otlp_endpoint()
+        .map(|endpoint| exporter(endpoint, arguments.otlp_ca.as_deref(), service_name(&arguments.command)));
     let (traces, problem) = match traces {
         None => (None, None),
         Some(Ok(traces)) => (Some(traces), None),
@@ -57,6 +56,9 @@ pub(crate) fn start(arguments: &Arguments) -> Logging {
     tracing_subscriber::registry().with(lines).with(trace_layer).init();
     if let Some(error) = problem {
         tracing::warn!(error, "no traces are exported: the OTLP exporter cannot be set up");
+    }
+    if arguments.is_otlp_ca_idle() {
+        tracing::warn!("OTEL_EXPORTER_OTLP_CERTIFICATE is not used: the OTLP endpoint is not https://");
     }
     Logging { traces }
 }
@@ -117,10 +119,6 @@ fn exporter(
     let version = opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let resource = resource.with_attribute(version).build();
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
-}
-
-fn is_https(endpoint: &str) -> bool {
-    endpoint.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
 }
 
 fn service_name(command: &Command) -> &'static str {

@@ -30,7 +30,7 @@ pub struct Coordinator {
     pub(crate) settings: Settings,
     pub(crate) signals: Arc<Signals>,
     pub(crate) claims: Claims,
-    pub(crate) cursors: Cursors,
+    pub(crate) cursors: Arc<Cursors>,
     pub(crate) races: Races,
     pub(crate) workers: WorkerNotes,
     pub(crate) names: Names,
@@ -70,16 +70,24 @@ impl Coordinator {
         tokens: TokenSource,
     ) -> Self {
         let metrics = Metrics::new();
+        let store: Arc<dyn Store> = Arc::new(MeasuredStore::new(store, Arc::clone(&metrics)));
+        let (signals, cursors) = (Arc::<Signals>::default(), Arc::<Cursors>::default());
+        let claims = Claims::new(Parts {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            signals: Arc::clone(&signals),
+            cursors: Arc::clone(&cursors),
+        });
         Self {
-            store: Arc::new(MeasuredStore::new(store, Arc::clone(&metrics))),
+            store,
             clock,
             database_clock: None,
             planning_holder: tokens.draw(),
             tokens,
             settings,
-            signals: Arc::default(),
-            claims: Claims::default(),
-            cursors: Cursors::default(),
+            signals,
+            claims,
+            cursors,
             races: Races::default(),
             workers: WorkerNotes::default(),
             names: Names::default(),
@@ -100,15 +108,6 @@ impl Coordinator {
     /// The settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
-    }
-
-    /// What claims need of it.
-    pub(crate) fn claim_parts(&self) -> Parts {
-        Parts {
-            store: Arc::clone(&self.store),
-            clock: Arc::clone(&self.clock),
-            signals: Arc::clone(&self.signals),
-        }
     }
 
     /// Runs a computation of more than a millisecond or so where it holds up no other request.

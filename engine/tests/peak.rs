@@ -9,9 +9,12 @@
 mod common;
 
 use avsweep_engine::{
-    Device, DeviceChoice, ItemError, Message, PromptItem, Sampling, ScoreItem, WeightType, peak_host_memory,
+    Device, DeviceChoice, Engine, EngineError, ItemError, Message, PromptItem, Sampling, ScoreItem,
+    WeightType, peak_host_memory,
 };
 use common::{RandomFamily, Shape, load, random_prompts};
+use serde_json::Value;
+use std::path::Path;
 
 /// Bytes of this process that are in memory now.
 fn resident() -> u64 {
@@ -27,7 +30,32 @@ fn growth(work: impl FnOnce()) -> u64 {
     peak_host_memory().unwrap() - before
 }
 
+/// One test, the largest last.
 #[test]
+fn nothing_takes_more_than_its_bounds() {
+    headers_are_checked_without_memory();
+    passes_and_steps_on_a_device_take_no_more_than_their_bounds();
+}
+
+/// However many positions a slow decoder's tables are to hold.
+fn headers_are_checked_without_memory() {
+    let device = Device::open(DeviceChoice::Cpu).unwrap();
+    for name in ["phi", "starcoder2", "olmo2", "helium", "mixtral"] {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/others").join(name);
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(golden.join("model.safetensors"), copy.path().join("model.safetensors")).unwrap();
+        let mut config: Value =
+            serde_json::from_str(&std::fs::read_to_string(golden.join("config.json")).unwrap()).unwrap();
+        config["max_position_embeddings"] = (1 << 22).into();
+        std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+        let grown = growth(|| {
+            let checked = Engine::check_memory(&device, Some(1), copy.path(), WeightType::F32);
+            assert!(matches!(checked, Err(EngineError::TooLarge { .. })));
+        });
+        assert!(grown < 16 << 20, "{name}: checking takes {grown} bytes");
+    }
+}
+
 fn passes_and_steps_on_a_device_take_no_more_than_their_bounds() {
     let device = Device::open(DeviceChoice::Candle).unwrap();
     let none: [&str; 0] = [];
@@ -49,7 +77,7 @@ fn passes_and_steps_on_a_device_take_no_more_than_their_bounds() {
         references: vec!["w4 w5".to_owned()],
     };
     let needed = match engine(Some(1)).map(drop) {
-        Err(avsweep_engine::EngineError::TooLarge { merged, least, .. }) => {
+        Err(EngineError::TooLarge { merged, least, .. }) => {
             let engine = engine(Some(merged + least)).unwrap();
             match engine.prepare_scores(std::slice::from_ref(&query)).failures().next() {
                 Some((0, ItemError::Memory { needed, .. })) => *needed,

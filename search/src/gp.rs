@@ -12,7 +12,7 @@ mod posterior;
 
 pub use binomial::{BinomialGp, BinomialKernel, LatentDraws, Sites, Threshold, fit as fit_binomial};
 pub use fit::fit;
-pub(crate) use fit::fit_some;
+pub(crate) use fit::{fit_some, spread};
 pub use kernel::Kernel;
 pub(crate) use posterior::conditioned;
 pub use posterior::{Gp, GpError, Prediction};

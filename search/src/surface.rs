@@ -16,10 +16,11 @@
 //! ```
 //!
 //! Offsets, bases, slopes, frequencies, phases and the weights `a`, `b` (scaled so that the sums have unit variance) are
-//! drawn from the seed. A judged response is at level `l` with the probability `exp(log p / temperature)`, normalised.
+//! drawn from the seed. Responses are judged by a [`SoftmaxJudge`].
 
 mod catalogue;
 mod grid;
+mod judge;
 mod layers;
 
 use std::f64::consts::PI;
@@ -29,6 +30,7 @@ use rand::RngExt as _;
 use crate::random::{normal, stream};
 
 pub use catalogue::{Shape, catalogue};
+pub use judge::SoftmaxJudge;
 pub use layers::{layered, tied};
 
 /// A surface: what would be measured at any point.
@@ -169,37 +171,9 @@ impl Surface {
         log_probs
     }
 
-    /// Judged levels of one response per query, drawn anew for each `draw`.
-    pub fn judged(&self, log_probs: &[f32], draw: u64) -> Vec<u8> {
-        let mut generator = stream(self.seed, "judged", draw);
-        log_probs
-            .chunks_exact(self.levels)
-            .map(|scores| {
-                // The largest of scores with standard Gumbel noise is distributed as the softmax of the scores.
-                let noisy = scores.iter().map(|score| {
-                    let uniform: f64 = 1.0 - generator.random::<f64>();
-                    f64::from(*score) / self.shape.temperature - (-uniform.ln()).ln()
-                });
-                let mut best = (0, f64::NEG_INFINITY);
-                for (level, value) in noisy.enumerate() {
-                    if value > best.1 {
-                        best = (level, value);
-                    }
-                }
-                best.0 as u8
-            })
-            .collect()
-    }
-
-    /// Per query and level, the probability that a judged response is at the level.
-    pub fn judged_probabilities(&self, log_probs: &[f32]) -> Vec<f64> {
-        let softmax = |scores: &[f32]| {
-            let powers: Vec<f64> =
-                scores.iter().map(|score| (f64::from(*score) / self.shape.temperature).exp()).collect();
-            let sum: f64 = powers.iter().sum();
-            powers.into_iter().map(move |power| power / sum)
-        };
-        log_probs.chunks_exact(self.levels).flat_map(softmax).collect()
+    /// Its judge.
+    pub fn judge(&self) -> SoftmaxJudge {
+        SoftmaxJudge { levels: self.levels, temperature: self.shape.temperature, seed: self.seed }
     }
 }
 

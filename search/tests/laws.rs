@@ -162,7 +162,7 @@ fn hierarchical_goes_by_verdicts_where_nothing_else_is_measured() {
     let rates: Vec<Vec<f64>> = problem
         .space()
         .grid()
-        .map(|point| true_rates(&problem, &surface.judged_probabilities(&surface.log_probs_at(&point))))
+        .map(|point| true_rates(&problem, &surface.judge().probabilities(&surface.log_probs_at(&point))))
         .collect();
     for wanted in problem.wants(&History::default()) {
         let value = |place: &usize| problem.value(&wanted, &rates[*place]);
@@ -291,7 +291,7 @@ fn likelihoods_beside_verdicts_make_truer_answers() {
     let verdicts: Vec<Measured<'_>> =
         both.iter().map(|measured| Measured { log_probs: &[], ..measured.clone() }).collect();
     let truth = |point: &Point, wanted: &[Option<avsweep_domain::Level>]| {
-        let probabilities = surface.judged_probabilities(&surface.log_probs_at(point));
+        let probabilities = surface.judge().probabilities(&surface.log_probs_at(point));
         problem.value(wanted, &true_rates(&problem, &probabilities))
     };
     let wants = problem.wants(&History::default());

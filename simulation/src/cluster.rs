@@ -25,7 +25,7 @@ pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// Low, so that jobs are parked now and then.
 pub(crate) const LIMITS: FailureLimits = FailureLimits { lost: 5, errors: 3 };
 /// Longest time a call may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Settings under which small sweeps show batching, and background tasks look no oftener than they must.
 fn settings() -> Settings {

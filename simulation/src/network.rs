@@ -17,6 +17,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
+use crate::cluster::CALL_TIMEOUT;
 use crate::world::{Fault, World};
 
 /// A usual way, there or back.
@@ -40,8 +41,8 @@ const HANGS_UP: f64 = 0.5;
 pub(crate) struct Network {
     world: Arc<World>,
     coordinators: Vec<Mutex<Option<Serving>>>,
-    /// Second copies that have not arrived.
-    copies: AtomicUsize,
+    /// Requests that nobody waits for and that have not arrived.
+    astray: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -140,7 +141,7 @@ impl Host {
 impl Network {
     pub(crate) fn new(world: Arc<World>, coordinators: usize) -> Arc<Self> {
         let coordinators = (0..coordinators).map(|_| Mutex::new(None)).collect();
-        Arc::new(Self { world, coordinators, copies: AtomicUsize::new(0) })
+        Arc::new(Self { world, coordinators, astray: AtomicUsize::new(0) })
     }
 
     fn slot(&self, index: usize) -> MutexGuard<'_, Option<Serving>> {
@@ -177,9 +178,9 @@ impl Network {
         Some(Sent { answer, request, hangs_up })
     }
 
-    /// Second copies of requests that are still to arrive.
-    pub(crate) fn copies_under_way(&self) -> usize {
-        self.copies.load(Ordering::Relaxed)
+    /// Requests that nobody waits for and that are still to arrive.
+    pub(crate) fn astray(&self) -> usize {
+        self.astray.load(Ordering::Relaxed)
     }
 
     /// Makes a transport for a host.
@@ -213,7 +214,13 @@ impl Link {
         let world = &self.network.world;
         let letter = Letter::read(request).await?;
         self.host.thawed().await;
-        self.way().await;
+        let way = self.way();
+        if way >= CALL_TIMEOUT {
+            // The caller has given up when it arrives.
+            self.arrives(letter, way, "late");
+            return std::future::pending().await;
+        }
+        sleep(way).await;
         let weather = world.weather();
         if self.host.is_cut_off() {
             return self.silence().await;
@@ -241,7 +248,7 @@ impl Link {
             self.note(Fault::ReplyLost, &letter);
             return self.silence().await;
         }
-        self.way().await;
+        sleep(self.way()).await;
         self.host.thawed().await;
         Ok(answer)
     }
@@ -252,14 +259,14 @@ impl Link {
     }
 
     /// The time that one way takes.
-    async fn way(&self) {
+    fn way(&self) -> Duration {
         let world = &self.network.world;
         let late = !self.host.spared && world.chance(world.weather().delay);
         if late {
             world.count(Fault::CallDelayed);
         }
         let (shortest, longest) = if late { SLOW } else { QUICK };
-        sleep(world.between(shortest, longest)).await;
+        world.between(shortest, longest)
     }
 
     /// A call that comes to nothing: an error now, or no answer ever.
@@ -292,15 +299,19 @@ impl Link {
         let (shortest, longest) = if late { AGAIN_LATE } else { AGAIN_SOON };
         let pause = world.between(shortest, longest);
         self.note(if late { Fault::CallDuplicatedLate } else { Fault::CallDuplicated }, &letter);
+        self.arrives(letter, pause, "a second time");
+    }
+
+    /// Lets a request arrive after a time, whose answer goes nowhere.
+    fn arrives(&self, letter: Letter, pause: Duration, how: &'static str) {
         let link = self.clone();
-        link.network.copies.fetch_add(1, Ordering::Relaxed);
+        link.network.astray.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
             sleep(pause).await;
             let world = &link.network.world;
-            world.log(format_args!("{}: {} arrives a second time", link.host.name, letter.method()));
-            // Its answer goes nowhere.
+            world.log(format_args!("{}: {} arrives {how}", link.host.name, letter.method()));
             drop(link.reach(&letter, false));
-            link.network.copies.fetch_sub(1, Ordering::Relaxed);
+            link.network.astray.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }

@@ -462,7 +462,7 @@ impl Schedule {
                 self.cluster.start_puller(index);
             }
             // What arrived before this is seen by what follows.
-            let quiet = self.cluster.network.copies_under_way() == 0;
+            let quiet = self.cluster.network.astray() == 0;
             let open = self.help_on(user).await?;
             if open.is_empty() && quiet {
                 break;

@@ -33,6 +33,9 @@ pub use record::{
 };
 pub use sqlite::{SqliteLocation, SqliteStore, SqliteStoreOptions};
 
+/// Takes the answer to one of several claims, with the claim's place among them.
+pub type Answered<'a> = &'a mut (dyn FnMut(usize, Result<Vec<LeasedJob>, StoreError>) + Send);
+
 /// Durable state. Every method is one short transaction; none waits for anything but the database.
 ///
 /// The caller brings the time and the randomness, so that a store's behaviour is a function of its calls.
@@ -158,27 +161,23 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// survive a power cut.
     async fn lease(&self, claim: &LeaseClaim, now: Timestamp) -> Result<Vec<LeasedJob>, StoreError>;
 
-    /// Leases for several claims at once: as [`Store::lease`] for each of them, in order. One answer per claim.
+    /// Leases for several claims at once: as [`Store::lease`] for each of them, in order. Each is answered once, as soon
+    /// as its own jobs are there.
     ///
     /// Where others claim at the same time, a claim may get fewer jobs than it would alone, but none only when none is
     /// ready.
-    async fn lease_several(
-        &self,
-        claims: &[LeaseClaim],
-        now: Timestamp,
-    ) -> Vec<Result<Vec<LeasedJob>, StoreError>> {
-        let mut answers = Vec::with_capacity(claims.len());
-        for claim in claims {
+    async fn lease_several(&self, claims: &[LeaseClaim], now: Timestamp, answered: Answered<'_>) {
+        for (place, claim) in claims.iter().enumerate() {
             match self.lease(claim, now).await {
-                Ok(jobs) => answers.push(Ok(jobs)),
+                Ok(jobs) => answered(place, Ok(jobs)),
                 // What failed for one would fail for the others, each after its own timeout.
                 Err(error) => {
-                    answers.extend(error.for_each_of(claims.len() - answers.len()));
-                    break;
+                    let told = error.for_each_of(claims.len() - place);
+                    (place..).zip(told).for_each(|(place, answer)| answered(place, answer));
+                    return;
                 }
             }
         }
-        answers
     }
 
     /// Extends leases to `now + duration`. One status per lease, in order.

@@ -33,9 +33,9 @@ use avsweep_domain::{
 };
 
 use crate::{
-    Choice, Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob,
-    NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow, SearchPoint,
-    Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
+    Answered, Choice, Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus,
+    LeasedJob, NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow,
+    SearchPoint, Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
 };
 
 pub use connection::PostgresStore;
@@ -124,12 +124,8 @@ impl Store for PostgresStore {
         claiming::lease(self, claim, now).await
     }
 
-    async fn lease_several(
-        &self,
-        claims: &[LeaseClaim],
-        now: Timestamp,
-    ) -> Vec<Result<Vec<LeasedJob>, StoreError>> {
-        dealing::lease_several(self, claims, now).await
+    async fn lease_several(&self, claims: &[LeaseClaim], now: Timestamp, answered: Answered<'_>) {
+        dealing::lease_several(self, claims, now, answered).await;
     }
 
     async fn renew(

@@ -20,7 +20,7 @@ use sqlx::{AssertSqlSafe, Connection};
 
 use contract::fixture::{
     self, EVERY_RUNG, LATER, LEASE, NOW, SEARCH, claim, create, definition, every_result, job, lease_one,
-    plan, report, report_some, tallies_equal_a_recount, work_off,
+    lease_several, plan, report, report_some, tallies_equal_a_recount, work_off,
 };
 
 /// A new empty store on the server that the tests share.
@@ -91,6 +91,24 @@ async fn sixteen_claim_at_once_from_two_coordinators_and_no_job_goes_out_twice()
     ensure!(seen.len() == 50, "{} of 50 jobs were handed out", seen.len());
     let totals = stores[1].totals(id).await?;
     ensure!((totals.likelihood.ready, totals.likelihood.leased) == (0, 50), "{totals:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_damaged_job_fails_no_claim_but_the_one_that_it_is_dealt_to() -> Result<()> {
+    let url = Cluster::shared().await?.database().await?;
+    let options = options(&*url);
+    PostgresStore::migrate(&options).await?;
+    let store = PostgresStore::open(&options).await?;
+    let id = create(&store, &definition("s")).await?;
+    plan(&store, id, grid(2)).await?;
+    // More attempts than there can be.
+    tamper(&url, "UPDATE jobs SET attempt = 5000000000 WHERE id = (SELECT min(id) FROM jobs) + 1").await?;
+    let claims = [1, 1, 2].map(|most| claim(&[Rung::Likelihood], most));
+    let answers = lease_several(&store, &claims).await;
+    let jobs: Vec<_> = answers.iter().map(|answer| answer.as_ref().map(Vec::len).ok()).collect();
+    ensure!(jobs == [Some(1), None, Some(2)], "{answers:?}");
+    ensure!(matches!(answers[1], Err(StoreError::Corrupt { .. })), "{answers:?}");
     Ok(())
 }
 

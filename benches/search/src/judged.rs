@@ -1,25 +1,31 @@
-//! The judged rung on synthetic surfaces, where the true probabilities of the levels are known.
+//! The judged rung on recorded grids and synthetic surfaces, whose responses are drawn from known probabilities.
 
 use avsweep_domain::{BayesianSettings, Point, Strategy};
 use avsweep_search::SearchRung;
 use avsweep_search::honesty::assurances;
-use avsweep_search::record::RecordedGrid;
+use avsweep_search::record::{GridBuilder, RecordedGrid};
 use avsweep_search::strategy::{History, Problem};
-use avsweep_search::surface::{Surface, catalogue};
+use avsweep_search::surface::{SoftmaxJudge, catalogue};
 use rayon::prelude::*;
 
 use crate::replay::Replay;
 
+/// Of the surfaces' judges.
+const TEMPERATURE: f64 = 0.15;
+
 /// Replays with every response drawn once per point, and prints the worst target's true regret in the median seed and in
 /// the worst.
-pub(crate) fn run(surface: Option<&str>, budget: u32, seeds: u64, at: &[usize]) -> anyhow::Result<()> {
-    for known in catalogue(0).iter().filter(|known| surface.is_none_or(|name| known.name() == name)) {
-        let grid = known.record(&known.space(20)?, true)?;
+pub(crate) fn run(grids: &[String], budget: u32, seeds: u64, at: &[usize]) -> anyhow::Result<()> {
+    let grids = grids.iter().map(|name| crate::grids(name, 0)).collect::<anyhow::Result<Vec<_>>>()?;
+    for (name, grid) in grids.into_iter().flatten() {
+        let surface = catalogue(0).into_iter().find(|surface| surface.name() == name);
+        let judge = surface.map_or_else(|| usual(&grid), |surface| surface.judge());
+        let grid = judged(&grid, &judge)?;
         let problem = |seed| {
             let settings = BayesianSettings { budget, seed, min_gain: 0.0, ..BayesianSettings::default() };
             crate::problem(&grid, Strategy::Bayesian(settings), SearchRung::Judgement)
         };
-        let truth = JudgedTruth::new(known, &grid, &problem(0)?);
+        let truth = JudgedTruth::new(&judge, &grid, &problem(0)?);
         let runs = (0..seeds).into_par_iter().map(|seed| {
             let problem = problem(seed)?;
             let replay = Replay::new(&grid, &problem)?;
@@ -33,7 +39,7 @@ pub(crate) fn run(surface: Option<&str>, budget: u32, seeds: u64, at: &[usize]) 
             Ok((at.iter().map(regret).collect::<anyhow::Result<_>>()?, replay))
         });
         let runs: Vec<(Vec<f64>, Replay)> = runs.collect::<anyhow::Result<_>>()?;
-        print!("{:20}", known.name());
+        print!("{name:20}");
         for (place, evaluations) in at.iter().enumerate() {
             let mut regrets: Vec<f64> = runs.iter().map(|(regrets, _)| regrets[place]).collect();
             regrets.sort_by(f64::total_cmp);
@@ -46,6 +52,22 @@ pub(crate) fn run(surface: Option<&str>, budget: u32, seeds: u64, at: &[usize]) 
     Ok(())
 }
 
+/// The judge of a grid that is no surface's: as those of the surfaces.
+fn usual(grid: &RecordedGrid) -> SoftmaxJudge {
+    SoftmaxJudge { levels: grid.levels().len(), temperature: TEMPERATURE, seed: 0 }
+}
+
+/// A grid with judged responses.
+fn judged(grid: &RecordedGrid, judge: &SoftmaxJudge) -> anyhow::Result<RecordedGrid> {
+    let levels = grid.levels().clone();
+    let mut builder = GridBuilder::new(grid.space().clone(), levels, grid.domains().to_vec())?;
+    for (index, point) in grid.space().grid().enumerate() {
+        let log_probs = grid.log_probs(index);
+        builder.add(&point, log_probs, Some(&judge.judged(log_probs, index as u64)))?;
+    }
+    Ok(builder.build()?)
+}
+
 /// Every target's true value at every grid point: of rates that infinitely many responses would have.
 pub(crate) struct JudgedTruth {
     values: Vec<Vec<f64>>,
@@ -53,11 +75,11 @@ pub(crate) struct JudgedTruth {
 }
 
 impl JudgedTruth {
-    pub(crate) fn new(surface: &Surface, grid: &RecordedGrid, problem: &Problem) -> Self {
+    pub(crate) fn new(judge: &SoftmaxJudge, grid: &RecordedGrid, problem: &Problem) -> Self {
         let wants = problem.wants(&History::default());
         let mut values = vec![Vec::with_capacity(grid.points()); wants.len()];
         for point in 0..grid.points() {
-            let probabilities = surface.judged_probabilities(grid.log_probs(point));
+            let probabilities = judge.probabilities(grid.log_probs(point));
             let mut queries = probabilities.chunks_exact(problem.levels());
             let mut rates = Vec::new();
             for shape in problem.domains() {

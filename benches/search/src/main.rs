@@ -49,11 +49,11 @@ enum Command {
     },
     /// Replays a strategy.
     Replay(ReplayArguments),
-    /// Replays `bayesian` on judged outcomes of the synthetic surfaces.
+    /// Replays `bayesian` on judged outcomes.
     Judged {
-        /// One surface only.
-        #[arg(long)]
-        surface: Option<String>,
+        /// Recorded grids, surfaces' names, or `surfaces` for all of these.
+        #[arg(required = true)]
+        grids: Vec<String>,
         /// Evaluations.
         #[arg(long, default_value_t = 139)]
         budget: u32,
@@ -180,9 +180,7 @@ fn main() -> anyhow::Result<()> {
                 summary::write_csv(path, &format!("{:?}", arguments.strategy).to_lowercase(), &rows)?;
             }
         }
-        Command::Judged { surface, budget, seeds, at } => {
-            judged::run(surface.as_deref(), budget, seeds, &at)?;
-        }
+        Command::Judged { grids, budget, seeds, at } => judged::run(&grids, budget, seeds, &at)?,
         Command::Layers { budget, seeds, min_gain } => layers::run(budget, seeds, min_gain)?,
     }
     Ok(())

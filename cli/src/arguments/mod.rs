@@ -13,7 +13,8 @@ use std::path::PathBuf;
 
 use avsweep_engine::{ByteSize, DeviceChoice};
 use clap::{
-    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, parser::ValueSource,
+    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind,
+    parser::ValueSource,
 };
 
 pub(crate) use answers::{BestArguments, ExportArguments, ExportFormat, ReportArguments, SampleArguments};
@@ -81,7 +82,8 @@ pub(crate) struct Arguments {
     )]
     pub otlp_endpoint: Option<String>,
 
-    /// Certificates (PEM) of the authority to trust for an https:// OTLP endpoint, in place of the system's.
+    /// Certificates (PEM) of the authority to trust for an https:// OTLP endpoint, in place of the system's. Refused for
+    /// another endpoint; from the variable, not used there.
     #[arg(long, global = true, env = "OTEL_EXPORTER_OTLP_CERTIFICATE", value_name = "PEM")]
     pub otlp_ca: Option<PathBuf>,
 
@@ -99,11 +101,31 @@ impl Arguments {
         }
         // A global argument is copied down to the subcommand that was called.
         let store_source = deepest.value_source("store");
+        let is_ca_asked_for = deepest.value_source("otlp_ca") == Some(ValueSource::CommandLine);
         match Self::from_arg_matches_mut(&mut matches) {
+            Ok(arguments) if is_ca_asked_for && arguments.is_otlp_ca_idle() => {
+                let said = "--otlp-ca is for an https:// OTLP endpoint, and the one that is named is none";
+                Self::command().error(ErrorKind::ArgumentConflict, said).exit()
+            }
             Ok(arguments) => Self { store_source, ..arguments },
             Err(error) => error.format(&mut Self::command()).exit(),
         }
     }
+
+    /// Where traces go, if anywhere.
+    pub(crate) fn otlp_endpoint(&self) -> Option<&str> {
+        self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty())
+    }
+
+    /// Whether an authority is named for traces that leave without TLS.
+    pub(crate) fn is_otlp_ca_idle(&self) -> bool {
+        self.otlp_ca.is_some() && self.otlp_endpoint().is_some_and(|endpoint| !is_https(endpoint))
+    }
+}
+
+/// Whether a URL asks for TLS.
+pub(crate) fn is_https(url: &str) -> bool {
+    url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
 }
 
 /// How results are printed.
@@ -210,7 +232,7 @@ pub(crate) struct DeviceArguments {
     pub device: DeviceChoice,
     /// Most memory that weights, caches and activations take (12GiB): of the GPU's on a GPU, else of this machine's.
     /// What does not fit of base and vectors is read from their files for every point. Default: three quarters of the
-    /// machine's memory or of the control group's limit, 85 % of a GPU's.
+    /// machine's memory or of the control group's limit; of a GPU's 85 %, or 90 % of what is free there if that is less.
     #[arg(long, env = "AVSWEEP_MEMORY", value_name = "SIZE")]
     pub memory: Option<ByteSize>,
 }

@@ -28,7 +28,7 @@ impl Standstill {
         place: &Place,
         progress: &v1::SweepProgress,
     ) -> Result<Vec<String>> {
-        if !is_standing(progress) {
+        if !is_standing(place, progress) {
             self.since = None;
             return Ok(Vec::new());
         }
@@ -42,11 +42,16 @@ impl Standstill {
     }
 }
 
-/// Jobs wait and nobody holds one.
-fn is_standing(progress: &v1::SweepProgress) -> bool {
+/// Whether it may stand still, as far as its progress tells: jobs wait and nobody holds one. In a file it may always: what
+/// a killed run held stays held.
+fn is_standing(place: &Place, progress: &v1::SweepProgress) -> bool {
     progress.state() == v1::SweepState::Running
-        && progress.workers == 0
-        && progress.rungs.iter().any(|rung| rung.ready > 0)
+        && (is_file(place) || (progress.workers == 0 && progress.rungs.iter().any(|rung| rung.ready > 0)))
+}
+
+/// Whether it is a store of one process: where that is gone, nobody plans, and nobody takes leases back.
+fn is_file(place: &Place) -> bool {
+    matches!(place, Place::Store { location, .. } if location.file().is_some())
 }
 
 /// What keeps workers and judges from the jobs that wait, a line each, or a whole store from being worked on; nothing while
@@ -56,7 +61,7 @@ pub(super) async fn reasons(
     place: &Place,
     progress: &v1::SweepProgress,
 ) -> Result<Vec<String>> {
-    if progress.state() != v1::SweepState::Running || progress.workers > 0 {
+    if progress.state() != v1::SweepState::Running || (progress.workers > 0 && !is_file(place)) {
         return Ok(Vec::new());
     }
     let wanted = |kind| match kind {
@@ -72,9 +77,11 @@ pub(super) async fn reasons(
         .filter_map(|worker| worker.status)
         .filter(|status| status.state() != v1::WorkerState::Stopped)
         .collect();
-    // Nobody plans its jobs either.
-    if present.is_empty() && matches!(place, Place::Store { location, .. } if location.file().is_some()) {
+    if present.is_empty() && is_file(place) {
         return Ok(vec![format!("nobody works on it; 'avsweep run FILE{}' goes on", place.flag())]);
+    }
+    if progress.workers > 0 {
+        return Ok(Vec::new());
     }
     let kinds = [(v1::WorkerKind::Worker, "worker"), (v1::WorkerKind::Judge, "judge")];
     let missing = kinds
@@ -89,4 +96,28 @@ pub(super) async fn reasons(
 
 fn waits(progress: &v1::SweepProgress, of: impl Fn(v1::Rung) -> bool) -> bool {
     progress.rungs.iter().any(|rung| rung.ready > 0 && of(rung.rung()))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::arguments::StoreLocation;
+
+    use super::*;
+
+    #[test]
+    fn held_jobs_hide_no_standstill_where_nobody_takes_leases_back() {
+        let place = |text: &str| Place::Store {
+            location: text.parse::<StoreLocation>().expect("every text names a store"),
+            named: true,
+        };
+        let (file, served) = (place("sweeps.db"), place("postgres://host/sweeps"));
+        let rungs = vec![v1::RungProgress { ready: 1, leased: 1, ..v1::RungProgress::default() }];
+        let state = v1::SweepState::Running.into();
+        let held = v1::SweepProgress { state, workers: 1, rungs, ..v1::SweepProgress::default() };
+        assert!(is_standing(&file, &held) && !is_standing(&served, &held));
+        let waiting = v1::SweepProgress { workers: 0, ..held.clone() };
+        assert!(is_standing(&file, &waiting) && is_standing(&served, &waiting));
+        let done = v1::SweepProgress { state: v1::SweepState::Done.into(), ..held };
+        assert!(!is_standing(&file, &done));
+    }
 }

@@ -1,5 +1,7 @@
 //! Holds a sweep file's text against the JSON schema.
 
+use std::fmt;
+
 use anyhow::{Context as _, Result, bail};
 use avsweep_domain::nearest_name;
 use jsonschema::{ValidationError, error::ValidationErrorKind};
@@ -72,11 +74,8 @@ fn describe(error: &ValidationError<'_>, schema: &Value) -> String {
             if let Some(part) = schema.pointer(path.rsplit_once('/').map_or("", |(part, _)| part)) {
                 wanted.gather(part);
             }
-            format!(
-                "{}: {}",
-                if place.is_empty() { "the file" } else { &place },
-                wanted.missed_by(error.instance())
-            )
+            let said = wanted.missed_by(error.instance()).unwrap_or_else(|| error.to_string());
+            format!("{}: {said}", if place.is_empty() { "the file" } else { &place })
         }
         _ => format!("{}: {error}", if place.is_empty() { "the file" } else { &place }),
     }
@@ -88,7 +87,28 @@ struct Wanted<'a> {
     /// Single values.
     values: Vec<&'a str>,
     /// Types of values.
-    types: Vec<&'a str>,
+    types: Vec<WantedType<'a>>,
+}
+
+/// A type by its name in JSON schemas; of a list also the type of its items, where the schema says.
+#[derive(Debug)]
+struct WantedType<'a> {
+    name: &'a str,
+    items: Option<&'a str>,
+}
+
+impl WantedType<'_> {
+    fn holds(&self, value: &Value) -> bool {
+        let items = value.as_array().map_or(&[][..], Vec::as_slice);
+        is_of(value, self.name) && self.items.is_none_or(|name| items.iter().all(|item| is_of(item, name)))
+    }
+}
+
+impl fmt::Display for WantedType<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(kind_name(self.name))?;
+        self.items.map_or(Ok(()), |items| write!(f, " of {}", kind_names(items)))
+    }
 }
 
 impl<'a> Wanted<'a> {
@@ -104,8 +124,10 @@ impl<'a> Wanted<'a> {
                         // Beside `const` and `enum` it says nothing new.
                         "type" if !keywords.contains_key("const") && !keywords.contains_key("enum") => {
                             let names = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+                            let of = keywords.get("items").and_then(|items| items.get("type")?.as_str());
+                            let names = names.iter().filter_map(Value::as_str).filter(|name| *name != "null");
                             self.types.extend(
-                                names.iter().filter_map(Value::as_str).filter(|name| *name != "null"),
+                                names.map(|name| WantedType { name, items: of.filter(|_| name == "array") }),
                             );
                         }
                         _ => {}
@@ -116,19 +138,35 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    /// `'bayesan' is none of grid, bayesian (did you mean 'bayesian'?)`
-    fn missed_by(&self, found: &Value) -> String {
+    /// `'bayesan' is none of grid, bayesian (did you mean 'bayesian'?)`; nothing where the value is of a type that is wanted
+    /// and something else is wrong.
+    fn missed_by(&self, found: &Value) -> Option<String> {
         let text = match found {
             Value::String(text) => format!("'{text}'"),
             other => other.to_string(),
         };
         if self.values.is_empty() {
-            let types: Vec<_> = self.types.iter().map(|name| kind_name(name)).collect();
-            return format!("{text} was found; {} is wanted", types.join(" or "));
+            if self.types.iter().any(|wanted| wanted.holds(found)) {
+                return None;
+            }
+            let types: Vec<_> = self.types.iter().map(WantedType::to_string).collect();
+            return Some(format!("{text} was found; {} is wanted", types.join(" or ")));
         }
         let near = found.as_str().and_then(|found| nearest_name(found, self.values.iter().copied()));
         let hint = near.map_or_else(String::new, |near| format!(" (did you mean '{near}'?)"));
-        format!("{text} is none of {}{hint}", self.values.join(", "))
+        Some(format!("{text} is none of {}{hint}", self.values.join(", ")))
+    }
+}
+
+/// Whether a value is of a type of JSON schemas.
+fn is_of(value: &Value, name: &str) -> bool {
+    match value {
+        Value::Null => name == "null",
+        Value::Bool(_) => name == "boolean",
+        Value::Number(number) => name == "number" || (name == "integer" && !number.is_f64()),
+        Value::String(_) => name == "string",
+        Value::Array(_) => name == "array",
+        Value::Object(_) => name == "object",
     }
 }
 
@@ -141,6 +179,19 @@ fn kind_name(name: &str) -> &str {
         "number" => "a number",
         "integer" => "a whole number",
         "boolean" => "true or false",
+        other => other,
+    }
+}
+
+/// The same, of several.
+fn kind_names(name: &str) -> &str {
+    match name {
+        "string" => "texts",
+        "array" => "lists",
+        "object" => "mappings",
+        "number" => "numbers",
+        "integer" => "whole numbers",
+        "boolean" => "trues and falses",
         other => other,
     }
 }
@@ -159,4 +210,25 @@ fn known_keys<'a>(schema_path: &str, schema: &'a Value) -> Vec<&'a str> {
         .and_then(Value::as_object)
         .map(|properties| properties.keys().map(String::as_str).collect())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_type_that_is_missed_is_told_with_its_items_and_what_else_is_wrong_by_the_validator() {
+        let schema = json!({"anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {"type": "string"}, "minItems": 2},
+            {"type": "null"},
+        ]});
+        let said = |value: Value| fits(&value, &schema, "file").expect_err("it does not fit").to_string();
+        assert_eq!(said(json!([5])), "file: the file: [5] was found; a text or a list of texts is wanted");
+        assert_eq!(said(json!(5)), "file: the file: 5 was found; a text or a list of texts is wanted");
+        let own = said(json!(["a"]));
+        assert!(own.contains("not valid under any of the schemas") && !own.contains("was found"), "{own}");
+    }
 }

@@ -108,7 +108,11 @@ fn a_value_of_a_closed_set_is_refused_with_the_values_there_are() {
     );
     refused(
         &sweep().with("max: 1, step: 1}", "max: 1, step: 1, tensors: 5}"),
-        &["coefficients.alpha.tensors: 5 was found; a text or a list is wanted"],
+        &["coefficients.alpha.tensors: 5 was found; a text or a list of texts is wanted"],
+    );
+    refused(
+        &sweep().with("max: 1, step: 1}", "max: 1, step: 1, tensors: [5]}"),
+        &["coefficients.alpha.tensors: [5] was found; a text or a list of texts is wanted"],
     );
     refused(
         &SweepText { text: sweep().text + "strategy: bayesian\n" },

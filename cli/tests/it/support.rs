@@ -23,6 +23,7 @@ pub(crate) fn avsweep(folder: &Path) -> Command {
         .env_remove("AVSWEEP_TOKEN")
         .env_remove("AVSWEEP_TOKEN_FILE")
         .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+        .env_remove("OTEL_EXPORTER_OTLP_CERTIFICATE")
         .env_remove("OPENAI_API_KEY")
         .env("AVSWEEP_STORE", folder.join("test.db"));
     command

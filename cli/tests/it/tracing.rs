@@ -1,6 +1,7 @@
 //! Traces leave for a collector, and nobody minds when there is none.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -14,7 +15,7 @@ use tonic::service::Routes;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 use crate::processes::{Cluster, until};
-use crate::support::succeed;
+use crate::support::{avsweep, misuse, stderr, succeed};
 
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// A gRPC message of no bytes.
@@ -122,6 +123,31 @@ fn an_authority_that_cannot_be_read_is_named() {
     assert_eq!(cluster.coordinator.terminate(), Some(0), "{}", cluster.coordinator.said());
     let said = cluster.coordinator.said();
     assert!(said.contains("--otlp-ca nowhere.pem cannot be read"), "{said}");
+}
+
+#[test]
+fn an_authority_for_an_endpoint_without_tls_is_refused_or_from_the_environment_warned_of() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let plain = ["--otlp-endpoint", "http://127.0.0.1:9"];
+    for before in [true, false] {
+        let mut command = avsweep(folder.path());
+        let flags = plain.into_iter().chain(["--otlp-ca", "ca.pem"]);
+        let said = if before {
+            misuse(command.args(flags).arg("schema"))
+        } else {
+            misuse(command.arg("schema").args(flags))
+        };
+        assert!(said.contains("--otlp-ca is for an https:// OTLP endpoint"), "{said}");
+    }
+    let mut command = avsweep(folder.path());
+    command.env("OTEL_EXPORTER_OTLP_CERTIFICATE", "ca.pem").arg("schema");
+    let warned = |command: &mut Command| {
+        let output = command.output().expect("the binary starts");
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output).contains("OTEL_EXPORTER_OTLP_CERTIFICATE is not used")
+    };
+    assert!(!warned(&mut command), "nothing is sent anywhere");
+    assert!(warned(command.args(plain)));
 }
 
 #[test]

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::processes::{Process, until};
 use crate::support::{SweepText, avsweep, fail, json, misuse, pocket, succeed};
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 
 /// A finished sweep that the tests of this file read.
@@ -262,6 +265,37 @@ fn a_sweep_of_a_store_is_steered_without_a_coordinator() {
     assert_eq!(run(&["sweep", "rm", "steered", "--yes"])["sweep"], "steered");
     assert_eq!(run(&["sweep", "ls"]), serde_json::json!([]));
     assert_eq!(run(&["workers", "ls"]), serde_json::json!([]));
+}
+
+#[test]
+fn a_sweep_whose_run_was_killed_stands_still_although_its_jobs_are_held() {
+    let folder = TempDir::new().expect("a temporary folder");
+    SweepText::new("killed", "0.1").write(folder.path());
+    let mut run = Process::start(avsweep(folder.path()).args(["run", "sweep.yaml"]));
+    until("a job is held in the middle of the sweep", || {
+        let output = avsweep(folder.path()).args(["sweep", "ls", "--output", "json"]).output();
+        let listed: serde_json::Value = serde_json::from_slice(&output.ok()?.stdout).ok()?;
+        (listed[0]["workers"].as_u64() > Some(0) && listed[0]["points_done"].as_u64() > Some(0)).then_some(())
+    });
+    run.kill();
+    let show = || json(avsweep(folder.path()).args(["sweep", "show", "killed"]));
+    let shown = show();
+    assert!(shown["workers"].as_u64() > Some(0), "what it held stays held: {shown}");
+    assert_eq!(shown["standstill"], serde_json::json!([]), "it was heard of a moment ago");
+    // A lease goes by.
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(async {
+        let options = SqliteConnectOptions::new().filename(folder.path().join("test.db"));
+        let mut store = SqliteConnection::connect_with(&options).await.expect("the run made a store");
+        sqlx::raw_sql("UPDATE workers SET last_seen = last_seen - 61000")
+            .execute(&mut store)
+            .await
+            .expect("writable");
+        store.close().await.expect("written");
+    });
+    let shown = show();
+    assert!(shown["workers"].as_u64() > Some(0), "{shown}");
+    let standstill = shown["standstill"].to_string();
+    assert!(standstill.contains("nobody works on it; 'avsweep run FILE --store "), "{standstill}");
 }
 
 #[test]

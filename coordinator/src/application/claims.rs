@@ -1,265 +1,221 @@
 //! Claims made together: whoever asks for jobs while the store is busy with claims of others shares the next one.
 //!
 //! With few requests each is a claim of its own, as soon as it comes. With many the store takes one statement for all
-//! that have gathered, instead of one for each.
+//! that have gathered, instead of one for each. A round of claims is a task of its own: it does not end with those who
+//! asked, and gives back what they no longer wait for.
 
-use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use avsweep_store::{LeaseClaim, LeaseRef, LeasedJob, Store, StoreError};
-use futures::FutureExt as _;
-use futures::future::{BoxFuture, Shared, WeakShared};
-use tokio::sync::Semaphore;
+use avsweep_domain::{Rung, SweepId};
+use avsweep_store::{LeaseClaim, LeaseRef, LeasedJob, Store, StoreError, WorkerRecord};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tracing::warn;
 
+use crate::planner::Cursors;
 use crate::signals::{RUNGS, Signals, set_of};
 use crate::{Clock, error_text};
 
-/// Claims for the same rungs that are with the store at a time.
+#[cfg(test)]
+mod tests;
+
+/// Rounds for the same rungs that are with the store at a time.
 const TURNS: usize = 4;
-/// Requests in one claim.
+/// Requests in one round.
 const MOST: usize = 64;
 
 type Answer = Result<Vec<LeasedJob>, StoreError>;
-/// One per request, until it takes it.
-type Answers = Arc<Mutex<Vec<Option<Answer>>>>;
-/// A claim on its way. Everyone in it drives it, so that it does not end with one of them.
-type Round = Shared<BoxFuture<'static, Answers>>;
 
-/// One request in a claim.
-struct Asked {
-    claim: LeaseClaim,
-    /// It has looked before, and was woken.
-    woken: bool,
-    gone: Arc<AtomicBool>,
-}
-
-/// A claim that others may still join.
-struct Gathering {
-    /// `None` once it has its turn.
-    asked: Arc<Mutex<Option<Vec<Asked>>>>,
-    /// Held by those in it alone: with the last of them it ends, and the store gets its connection back.
-    round: WeakShared<BoxFuture<'static, Answers>>,
-}
-
-/// What a claim needs.
-#[derive(Clone)]
+/// What rounds need.
+#[derive(Clone, Debug)]
 pub(crate) struct Parts {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) signals: Arc<Signals>,
+    pub(crate) cursors: Arc<Cursors>,
 }
 
-/// The claims of a coordinator's requests.
+/// The claims of a coordinator's requests. With it its rounds end where they are.
+#[derive(Debug)]
 pub(crate) struct Claims {
-    /// By the set of rungs asked for.
-    gathering: [Mutex<Option<Gathering>>; 1 << RUNGS.len()],
-    /// By that set too: slow claims of judges must not hold up the others.
-    turns: [Arc<Semaphore>; 1 << RUNGS.len()],
+    parts: Parts,
+    /// By the set of rungs asked for: slow claims of judges must not hold up the others.
+    counters: [Arc<Counter>; 1 << RUNGS.len()],
+    rounds: Mutex<JoinSet<()>>,
 }
 
-impl Default for Claims {
-    fn default() -> Self {
-        let turns = std::array::from_fn(|_| Arc::new(Semaphore::new(TURNS)));
-        Self { gathering: Default::default(), turns }
+/// Where requests for the same rungs gather.
+#[derive(Debug)]
+struct Counter {
+    turns: Semaphore,
+    gathering: Mutex<Gathering>,
+}
+
+#[derive(Debug, Default)]
+struct Gathering {
+    asked: VecDeque<Asked>,
+    /// Rounds that wait for their turn, enough for all that have asked.
+    rounds: usize,
+}
+
+/// One request.
+#[derive(Debug)]
+struct Asked {
+    claim: LeaseClaim,
+    /// It has looked before, and was woken.
+    woken: bool,
+    answer: oneshot::Sender<Handed>,
+}
+
+/// An answer on its way. Jobs that are dropped with it, untaken, are told of.
+#[derive(Debug)]
+struct Handed {
+    answer: Answer,
+    untaken: mpsc::Sender<Vec<LeaseRef>>,
+}
+
+impl Handed {
+    fn take(mut self) -> Answer {
+        std::mem::replace(&mut self.answer, Ok(Vec::new()))
     }
 }
 
-impl fmt::Debug for Claims {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Claims").finish_non_exhaustive()
-    }
-}
-
-/// Marks a request as gone when its future is dropped.
-struct Here(Arc<AtomicBool>);
-
-impl Drop for Here {
+impl Drop for Handed {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
+        if let Ok(jobs) = &self.answer
+            && !jobs.is_empty()
+        {
+            // There is room for one from each in the round.
+            let _ = self.untaken.try_send(jobs.iter().map(|job| job.lease.reference).collect());
+        }
+    }
+}
+
+impl Gathering {
+    /// Those of the next round. Who has hung up takes nobody's place.
+    fn take(&mut self) -> Vec<Asked> {
+        self.rounds -= 1;
+        let next = std::iter::from_fn(|| self.asked.pop_front());
+        next.filter(|asked| !asked.answer.is_closed()).take(MOST).collect()
     }
 }
 
 impl Claims {
-    /// Makes a claim, with others that come meanwhile. `woken`: the request has looked before, and need not look again
-    /// once another has found nothing.
-    pub(crate) async fn lease(&self, parts: &Parts, claim: LeaseClaim, woken: bool) -> Answer {
-        let here = Here(Arc::default());
-        let (place, round) = self.join(parts, Asked { claim, woken, gone: Arc::clone(&here.0) });
-        let answers = round.await;
-        let answer = locked(&answers).get_mut(place).and_then(Option::take);
-        drop(here);
-        answer.unwrap_or_else(|| Ok(Vec::new()))
+    pub(crate) fn new(parts: Parts) -> Self {
+        let counter = || Arc::new(Counter { turns: Semaphore::new(TURNS), gathering: Mutex::default() });
+        Self { parts, counters: std::array::from_fn(|_| counter()), rounds: Mutex::default() }
     }
 
-    /// Joins the claim that gathers now, or begins one.
-    fn join(&self, parts: &Parts, asked: Asked) -> (usize, Round) {
-        let rungs = set_of(&asked.claim.rungs);
-        let mut gathering = locked(&self.gathering[rungs]);
-        if let Some(open) = &*gathering
-            && let Some(round) = open.round.upgrade()
-            && let Some(others) = locked(&open.asked).as_mut().filter(|others| others.len() < MOST)
-        {
-            others.push(asked);
-            return (others.len() - 1, round);
+    /// Makes a claim, with others that come meanwhile. `woken`: the request has looked before, and need not look again
+    /// once another has found nothing.
+    ///
+    /// # Panics
+    /// When its round did.
+    pub(crate) async fn lease(&self, claim: LeaseClaim, woken: bool) -> Answer {
+        let (answer, handed) = oneshot::channel();
+        self.ask(Asked { claim, woken, answer });
+        handed.await.expect("a round that does not panic answers everyone in it").take()
+    }
+
+    fn ask(&self, asked: Asked) {
+        let counter = &self.counters[set_of(&asked.claim.rungs)];
+        let mut gathering = locked(&counter.gathering);
+        gathering.asked.push_back(asked);
+        if gathering.asked.len() > gathering.rounds * MOST {
+            gathering.rounds += 1;
+            let mut rounds = locked(&self.rounds);
+            while rounds.try_join_next().is_some() {}
+            rounds.spawn(round(self.parts.clone(), Arc::clone(counter)));
         }
-        let first = Arc::new(Mutex::new(Some(vec![asked])));
-        let (parts, turns, all) = (parts.clone(), Arc::clone(&self.turns[rungs]), Arc::clone(&first));
-        let round = async move {
-            let _turn = turns.acquire_owned().await.expect("the semaphore is never closed");
-            let asked = locked(&all).take().unwrap_or_default();
-            Arc::new(Mutex::new(claim_for(&parts, &asked).await))
-        };
-        let round = round.boxed().shared();
-        *gathering = round.downgrade().map(|weak| Gathering { asked: first, round: weak });
-        (0, round)
     }
 }
 
-/// Claims for all of them that are still there.
-async fn claim_for(parts: &Parts, asked: &[Asked]) -> Vec<Option<Answer>> {
-    let mut answers: Vec<Option<Answer>> = asked.iter().map(|_| None).collect();
-    let there = |asked: &Asked| !asked.gone.load(Ordering::SeqCst);
-    let places: Vec<usize> = (0..asked.len()).filter(|place| there(&asked[*place])).collect();
-    let claims: Vec<LeaseClaim> = places.iter().map(|place| asked[*place].claim.clone()).collect();
-    let Some(first) = claims.first() else { return answers };
+/// Waits for its turn, answers those that have gathered, and gives back what they do not take.
+async fn round(parts: Parts, counter: Arc<Counter>) {
+    let (untaken, returned) = mpsc::channel(MOST);
+    let claiming = async {
+        let _turn = counter.turns.acquire().await.expect("the semaphore is never closed");
+        let asked = locked(&counter.gathering).take();
+        claim_for(&parts, asked, untaken).await;
+    };
+    futures::future::join(claiming, give_back(&parts, returned)).await;
+}
+
+/// Claims for all of them.
+async fn claim_for(parts: &Parts, asked: Vec<Asked>, untaken: mpsc::Sender<Vec<LeaseRef>>) {
+    let all_woken = asked.iter().all(|asked| asked.woken);
+    let (mut claims, mut waiting) = (Vec::with_capacity(asked.len()), Vec::with_capacity(asked.len()));
+    for Asked { claim, answer, .. } in asked {
+        claims.push(claim);
+        waiting.push(Some(answer));
+    }
+    let mut tell = |place: usize, answer| {
+        if let Some(asked) = waiting.get_mut(place).and_then(Option::take) {
+            // Who has hung up drops it.
+            drop(asked.send(Handed { answer, untaken: untaken.clone() }));
+        }
+    };
+    let Some(first) = claims.first() else { return };
     let calls = parts.signals.ready_calls();
-    if places.iter().all(|place| asked[*place].woken) && !parts.signals.worth_looking(&first.rungs) {
-        return answers;
+    if all_woken && !parts.signals.worth_looking(&first.rungs) {
+        (0..claims.len()).for_each(|place| tell(place, Ok(Vec::new())));
+        return;
     }
-    let found = parts.store.lease_several(&claims, parts.clock.now()).await;
-    for ((place, claim), answer) in places.into_iter().zip(&claims).zip(found) {
-        if answer.as_ref().is_ok_and(Vec::is_empty) && claim.except.is_empty() {
-            parts.signals.found_nothing(&claim.rungs, calls);
-        }
-        answers[place] = Some(answer);
+    if let Err(error) = limit(parts, &mut claims).await {
+        let error = Arc::new(error);
+        (0..claims.len()).for_each(|place| tell(place, Err(StoreError::Shared(Arc::clone(&error)))));
+        return;
     }
-    // Whoever hangs up while leases are given back is looked for again.
-    loop {
-        let unheard: Vec<LeaseRef> = asked
-            .iter()
-            .zip(&mut answers)
-            .filter(|(asked, _)| !there(asked))
-            .filter_map(|(_, answer)| answer.take()?.ok())
-            .flatten()
-            .map(|job| job.lease.reference)
-            .collect();
-        if unheard.is_empty() {
-            return answers;
+    let mut answered = |place: usize, answer: Answer| {
+        if answer.as_ref().is_ok_and(Vec::is_empty) && claims[place].except.is_empty() {
+            parts.signals.found_nothing(&claims[place].rungs, calls);
         }
-        give_back(parts, &unheard).await;
+        tell(place, answer);
+    };
+    parts.store.lease_several(&claims, parts.clock.now(), &mut answered).await;
+}
+
+/// Limits what the claims take of sweeps whose points are chosen one by one.
+async fn limit(parts: &Parts, claims: &mut [LeaseClaim]) -> Result<(), StoreError> {
+    let adaptive = parts.cursors.adaptive();
+    if !adaptive.is_empty() && claims.iter().any(|claim| claim.rungs != [Rung::Judgement]) {
+        one_by_one(&adaptive, &parts.store.workers().await?, claims);
+    }
+    Ok(())
+}
+
+/// Where points are chosen one by one there is one for each free worker: one that still has work leaves it to them, and
+/// takes no more than one. What an earlier claim of the same worker may get counts as work.
+fn one_by_one(adaptive: &[SweepId], workers: &[WorkerRecord], claims: &mut [LeaseClaim]) {
+    let mut asking = HashSet::new();
+    for claim in claims {
+        let asks_again = !asking.insert(claim.worker.clone());
+        let worker = workers.iter().find(|worker| worker.status.worker == claim.worker);
+        let held = worker.map_or(&[][..], |worker| &worker.jobs);
+        let has_work = |sweep: &SweepId| asks_again || held.iter().any(|job| job.sweep == *sweep);
+        claim.max_jobs = claim.max_jobs.min(1);
+        claim.except.extend(adaptive.iter().copied().filter(has_work));
     }
 }
 
 /// Gives jobs back whose workers have hung up: they would never hear of them.
-async fn give_back(parts: &Parts, leases: &[LeaseRef]) {
-    match parts.store.release(leases, parts.clock.now()).await {
-        Ok(()) => parts.signals.jobs_ready(),
-        Err(error) => warn!(
-            jobs = leases.len(),
-            error = error_text(&error),
-            "leases that nobody heard of could not be given back; they will expire"
-        ),
+async fn give_back(parts: &Parts, mut returned: mpsc::Receiver<Vec<LeaseRef>>) {
+    let mut several = Vec::new();
+    while returned.recv_many(&mut several, MOST).await > 0 {
+        let leases = std::mem::take(&mut several).concat();
+        match parts.store.release(&leases, parts.clock.now()).await {
+            Ok(()) => parts.signals.jobs_ready(),
+            Err(error) => warn!(
+                jobs = leases.len(),
+                error = error_text(&error),
+                "leases that nobody heard of could not be given back; they will expire"
+            ),
+        }
     }
 }
 
 /// No code panics while it holds one of these locks, so what they guard is whole.
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::time::Duration;
-
-    use avsweep_domain::{LeaseToken, Point, QuerySlice, Rung, Ticks, WorkerId};
-    use avsweep_store::{NewJob, Plan, SqliteStore, SqliteStoreOptions};
-
-    use super::*;
-    use crate::SystemClock;
-    use crate::planner::step::tests::usual;
-
-    /// Six likelihood jobs in a store.
-    async fn parts() -> Parts {
-        let store = SqliteStore::open(&SqliteStoreOptions::memory()).await.expect("a store in memory");
-        let clock = SystemClock;
-        let sweep = store.create_sweep(&usual(), 0, clock.now()).await.expect("a sound definition").id;
-        let job = |tick: i32, start: u32| NewJob {
-            point: Point::new([Ticks::new(tick)]),
-            rung: Rung::Likelihood,
-            slice: QuerySlice { start, end: start + 1 },
-            priority: 0,
-        };
-        let jobs = [0, 100].into_iter().flat_map(|tick| (0..3).map(move |start| job(tick, start)));
-        let plan = Plan { jobs: jobs.collect(), ..Plan::default() };
-        store.plan(sweep, &plan, None, clock.now()).await.expect("a good plan");
-        Parts { store: Arc::new(store), clock: Arc::new(clock), signals: Arc::default() }
-    }
-
-    fn claim(seed: u8, max_jobs: u32) -> LeaseClaim {
-        LeaseClaim {
-            worker: WorkerId(format!("worker-{seed}")),
-            rungs: vec![Rung::Likelihood],
-            max_jobs,
-            duration: Duration::from_secs(60),
-            token: LeaseToken::from_bytes([seed; 16]),
-            except: Vec::new(),
-            prefers: None,
-        }
-    }
-
-    fn numbers(answer: Answer) -> Vec<i64> {
-        let jobs = answer.expect("the store works");
-        jobs.into_iter().map(|job| job.lease.reference.job.0).collect()
-    }
-
-    #[tokio::test]
-    async fn requests_that_come_together_get_each_their_own_jobs() {
-        let (parts, claims) = (parts().await, Claims::default());
-        let asked = (0..10).map(|seed| claims.lease(&parts, claim(seed, 2), false));
-        let answers: Vec<_> = futures::future::join_all(asked).await.into_iter().map(numbers).collect();
-        // In the order in which they came, until there are none.
-        assert!(answers[..3].iter().all(|jobs| jobs.len() == 2), "{answers:?}");
-        assert_eq!(answers[3..], [const { Vec::<i64>::new() }; 7]);
-        let all: BTreeSet<_> = answers.iter().flatten().collect();
-        assert_eq!(all.len(), 6);
-        assert!(!parts.signals.worth_looking(&[Rung::Likelihood]), "somebody found none");
-        // Who was woken for nothing does not look; who has just come does.
-        assert!(numbers(claims.lease(&parts, claim(20, 1), true).await).is_empty());
-        parts.signals.jobs_ready();
-        assert!(parts.signals.worth_looking(&[Rung::Likelihood]));
-    }
-
-    #[tokio::test]
-    async fn who_hangs_up_takes_no_job_and_nobody_else_with_it() {
-        let (parts, claims) = (parts().await, Claims::default());
-        let turns = Arc::clone(&claims.turns[set_of(&[Rung::Likelihood])]);
-        let busy = turns.acquire_many_owned(TURNS as u32).await.expect("open");
-        let mut first = Box::pin(claims.lease(&parts, claim(1, 4), false));
-        let mut second = Box::pin(claims.lease(&parts, claim(2, 4), false));
-        let mut third = Box::pin(claims.lease(&parts, claim(3, 4), false));
-        for asked in [&mut first, &mut second, &mut third] {
-            assert!(futures::poll!(asked).is_pending());
-        }
-        // It began the claim that the others are in.
-        drop(first);
-        drop(busy);
-        assert_eq!(numbers(second.await).len(), 4);
-        assert_eq!(numbers(third.await).len(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_claim_that_everybody_left_holds_nobody_up() {
-        let (parts, claims) = (parts().await, Claims::default());
-        for seed in 0..3 * TURNS as u8 {
-            let mut left = Box::pin(claims.lease(&parts, claim(seed, 1), false));
-            // With the store, or not even there.
-            assert!(futures::poll!(&mut left).is_pending());
-        }
-        let answer = claims.lease(&parts, claim(99, 6), false);
-        let jobs = tokio::time::timeout(Duration::from_secs(60), answer).await.expect("it gets its turn");
-        assert!(!numbers(jobs).is_empty());
-    }
 }

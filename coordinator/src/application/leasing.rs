@@ -31,15 +31,6 @@ pub(crate) struct Taken {
     pub(crate) rest_unwanted: bool,
 }
 
-/// How much a worker may take of sweeps whose points are chosen one by one.
-#[derive(Debug)]
-struct OneByOne {
-    /// Jobs at once.
-    most: u32,
-    /// Sweeps that it has a job of.
-    withheld: Vec<SweepId>,
-}
-
 /// Texts of one answer's judgement jobs, in bytes: half of what a message may have.
 const ANSWER_BYTES: usize = avsweep_proto::MAX_MESSAGE_BYTES / 2;
 
@@ -71,7 +62,7 @@ impl Coordinator {
             more.as_mut().enable();
             let woken = waiting.is_some();
             let jobs = if !woken || self.signals.worth_looking(&wish.rungs) {
-                self.look(wish, woken).await?
+                self.claim(wish, woken).await?
             } else {
                 Vec::new()
             };
@@ -97,41 +88,17 @@ impl Coordinator {
     }
 
     /// Looks for jobs once.
-    async fn look(&self, wish: &LeaseWish, woken: bool) -> Result<Vec<LeasedJob>, CoordinatorError> {
-        let one_by_one = self.one_by_one(wish).await?;
-        self.claim(wish, &one_by_one, woken).await
-    }
-
-    /// Where points are chosen one by one there is one for each free worker: one that still has work leaves it to them,
-    /// and takes no more than one.
-    async fn one_by_one(&self, wish: &LeaseWish) -> Result<OneByOne, CoordinatorError> {
-        let adaptive = self.cursors.adaptive();
-        if adaptive.is_empty() || wish.rungs == [Rung::Judgement] {
-            return Ok(OneByOne { most: u32::MAX, withheld: Vec::new() });
-        }
-        let workers = self.store.workers().await?;
-        let asking = workers.iter().find(|worker| worker.status.worker == wish.worker);
-        let held = asking.map_or(&[][..], |worker| &worker.jobs);
-        let withheld = adaptive.into_iter().filter(|sweep| held.iter().any(|job| job.sweep == *sweep));
-        Ok(OneByOne { most: 1, withheld: withheld.collect() })
-    }
-
-    async fn claim(
-        &self,
-        wish: &LeaseWish,
-        limits: &OneByOne,
-        woken: bool,
-    ) -> Result<Vec<LeasedJob>, CoordinatorError> {
+    async fn claim(&self, wish: &LeaseWish, woken: bool) -> Result<Vec<LeasedJob>, CoordinatorError> {
         let claim = LeaseClaim {
             worker: wish.worker.clone(),
             rungs: wish.rungs.clone(),
-            max_jobs: wish.max_jobs.min(self.settings.max_jobs_per_lease).min(limits.most),
+            max_jobs: wish.max_jobs.min(self.settings.max_jobs_per_lease),
             duration: self.settings.lease_duration,
             token: self.tokens.draw(),
-            except: wish.except.iter().chain(&limits.withheld).copied().collect(),
+            except: wish.except.clone(),
             prefers: wish.prefers,
         };
-        let mut jobs = self.claims.lease(&self.claim_parts(), claim, woken).await?;
+        let mut jobs = self.claims.lease(claim, woken).await?;
         let surplus: Vec<LeaseRef> =
             jobs.drain(fitting(&jobs, ANSWER_BYTES)..).map(|job| job.lease.reference).collect();
         if !surplus.is_empty() {
@@ -152,6 +119,8 @@ impl Coordinator {
     }
 
     /// Stores results under a lease. `block_done`: a block of the job is done, and the worker asks whether to go on.
+    ///
+    /// What judging took is counted under a lost lease too.
     pub(crate) async fn report(
         &self,
         worker: &WorkerId,
@@ -186,6 +155,7 @@ impl Coordinator {
             }
             LeaseStatus::Lost => {
                 self.metrics.report_lost(rung);
+                self.metrics.judge_usage(usage);
                 debug!(%worker, job = %report.lease.job, attempt = report.lease.attempt, "report from a lost lease");
             }
         }
@@ -221,10 +191,10 @@ impl Coordinator {
     ) -> Result<LeaseStatus, CoordinatorError> {
         let limits = self.settings.failure_limits;
         let status = self.store.fail(lease, error, limits, self.clock.now()).await?;
+        self.metrics.judge_usage(usage);
         if status == LeaseStatus::Held {
             warn!(%worker, job = %lease.job, attempt = lease.attempt, error, "evaluation failed");
             self.metrics.failures(FailureKind::Error, 1);
-            self.metrics.judge_usage(usage);
             self.signals.changed();
             // Ready again, or parked and perhaps the last open job.
             self.signals.jobs_ready();

@@ -49,64 +49,63 @@ impl WorkerNotes {
     }
 }
 
-/// Statuses of a forerunner after its successor's first that prove that both run: one may have been on its way when the
-/// forerunner was killed.
-const PROOF: u32 = 2;
+/// The most processes of one name that are kept in mind.
+const MOST_BEARERS: usize = 64;
 
 /// Which processes say that they have which name.
 #[derive(Debug, Default)]
-pub(crate) struct Names(Mutex<HashMap<WorkerId, Bearers>>);
+pub(crate) struct Names(Mutex<HashMap<WorkerId, Vec<Bearer>>>);
 
+/// A process, and when it was heard of.
 #[derive(Debug)]
-struct Bearers {
-    latest: u64,
-    /// The process that had the name before, and how often it was heard of since.
-    forerunner: Option<(u64, u32)>,
-    /// When it was heard of last, once there is proof.
-    proven: Option<Instant>,
-    at: Instant,
+struct Bearer {
+    instance: u64,
+    first: Instant,
+    /// The last time but one.
+    before: Option<Instant>,
+    last: Instant,
+}
+
+impl Bearer {
+    /// Whether this one runs beside the other for all that is heard of it: it has spoken twice after the other's first
+    /// word. Once it would have been as well if the other had taken its place, by a status that was on its way when it was
+    /// killed.
+    fn outlasts_start_of(&self, other: &Self) -> bool {
+        self.before.is_some_and(|before| before > other.first)
+    }
 }
 
 impl Names {
     /// Notes a status of a process; whether another that runs has the same name. A worker that was restarted is not
-    /// mistaken for two: its forerunner says nothing more.
+    /// mistaken for two, whichever of both is heard of first.
     fn heard(&self, status: &WorkerStatus, instance: u64, memory: Duration, now: Instant) -> bool {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if instance == 0 {
             return false;
         }
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if names.len() >= MANY_NOTES {
-            names.retain(|_, bearers| now - bearers.at < memory);
+            names.retain(|_, bearers| bearers.iter().any(|bearer| now - bearer.last < memory));
         }
-        let bearers = names.entry(status.worker.clone()).or_insert(Bearers {
-            latest: instance,
-            forerunner: None,
-            proven: None,
-            at: now,
-        });
-        bearers.at = now;
+        let bearers = names.entry(status.worker.clone()).or_default();
         let stops = status.state == WorkerState::Stopped;
-        match &mut bearers.forerunner {
-            _ if instance == bearers.latest => {}
-            Some((forerunner, _)) if *forerunner == instance && stops => {
-                (bearers.forerunner, bearers.proven) = (None, None);
+        bearers.retain(|bearer| now - bearer.last < memory && !(stops && bearer.instance == instance));
+        if stops {
+            if bearers.is_empty() {
+                names.remove(&status.worker);
             }
-            Some((forerunner, heard)) if *forerunner == instance => {
-                *heard += 1;
-                if *heard >= PROOF {
-                    bearers.proven = Some(now);
-                }
-            }
-            _ => {
-                bearers.forerunner = Some((std::mem::replace(&mut bearers.latest, instance), 0));
-                bearers.proven = None;
-            }
+            return false;
         }
-        let shared = bearers.proven.is_some_and(|proven| now - proven < memory);
-        if stops && instance == bearers.latest {
-            names.remove(&status.worker);
-        }
-        shared
+        let Some(index) = bearers.iter().position(|bearer| bearer.instance == instance) else {
+            if bearers.len() < MOST_BEARERS {
+                bearers.push(Bearer { instance, first: now, before: None, last: now });
+            }
+            return false;
+        };
+        bearers[index].before = Some(std::mem::replace(&mut bearers[index].last, now));
+        let speaker = &bearers[index];
+        bearers.iter().any(|other| {
+            other.instance != instance && speaker.outlasts_start_of(other) && other.outlasts_start_of(speaker)
+        })
     }
 }
 
@@ -234,10 +233,60 @@ mod tests {
         assert!(heard(2, Idle, 16) && heard(3, Idle, 17), "both are told");
         assert!(!heard(2, Stopped, 20) && !heard(3, Idle, 22), "one went away");
         // Two again, until one is killed.
-        assert!(!heard(4, Idle, 30) && !heard(3, Idle, 31) && heard(3, Idle, 36) && heard(4, Idle, 40));
+        assert!(!heard(4, Idle, 30) && !heard(3, Idle, 31) && !heard(3, Idle, 36) && heard(4, Idle, 40));
         assert!(!heard(4, Idle, 51));
         assert!(!heard(4, Stopped, 52) && !heard(5, Idle, 53) && !heard(5, Idle, 58));
         assert!(!heard(0, Idle, 60), "an earlier version does not say who it is");
+    }
+
+    #[test]
+    fn processes_of_one_name_that_speak_in_turn_are_all_told() {
+        let (memory, idle) = (INTERVAL * 3, status(WorkerState::Idle, None));
+        for processes in [2, 3, 5] {
+            let (names, start) = (Names::default(), Instant::now());
+            for round in 0..6 {
+                for instance in 1..=processes {
+                    let now = start + INTERVAL * round + Duration::from_millis(instance);
+                    let told = names.heard(&idle, instance, memory, now);
+                    assert_eq!(told, round >= 2, "{instance} of {processes} in round {round}");
+                }
+            }
+            // All but one are killed.
+            assert!(names.heard(&idle, 1, memory, start + INTERVAL * 6), "{processes}");
+            assert!(!names.heard(&idle, 1, memory, start + INTERVAL * 9), "{processes}");
+        }
+    }
+
+    #[test]
+    fn a_worker_killed_again_and_again_is_not_taken_for_several_by_its_late_words() {
+        let (memory, idle) = (INTERVAL * 3, status(WorkerState::Idle, None));
+        let (names, start) = (Names::default(), Instant::now());
+        let heard = |instance: u64, millis: u64| {
+            names.heard(&idle, instance, memory, start + Duration::from_millis(millis))
+        };
+        for instance in 2..50 {
+            let at = instance * 1000;
+            assert!(!heard(instance, at) && !heard(instance - 1, at + 100), "{instance}");
+            assert!(!heard(instance, at + 200) && !heard(instance, at + 300), "{instance}");
+        }
+        // The late word may come before the first of the other, where nothing was heard before.
+        assert!(!heard(101, 90_000) && !heard(100, 90_001));
+        assert!((0..6).all(|round| !heard(101, 91_000 + round * 1000)));
+    }
+
+    #[test]
+    fn processes_of_one_name_are_kept_in_mind_up_to_a_number() {
+        let (names, start) = (Names::default(), Instant::now());
+        let (memory, idle) = (INTERVAL * 3, status(WorkerState::Idle, None));
+        let known = || names.0.lock().expect("no test panics with it").get(&idle.worker).map_or(0, Vec::len);
+        for instance in 1..=1000 {
+            assert!(!names.heard(&idle, instance, memory, start));
+        }
+        assert_eq!(known(), MOST_BEARERS);
+        assert!(!names.heard(&idle, 1001, memory, start + memory));
+        assert_eq!(known(), 1, "those not heard of any more are forgotten");
+        assert!(!names.heard(&status(WorkerState::Stopped, None), 1001, memory, start + memory));
+        assert_eq!(known(), 0);
     }
 
     #[test]

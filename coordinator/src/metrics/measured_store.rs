@@ -7,9 +7,9 @@ use avsweep_domain::{
     FailureLimits, JobId, LeaseToken, Point, PointTallies, Rung, SweepDefinition, SweepId, SweepState,
 };
 use avsweep_store::{
-    Choice, Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob,
-    NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow, SearchPoint,
-    Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
+    Answered, Choice, Created, Deleted, JobFilter, JobRecord, JobStatus, LeaseClaim, LeaseRef, LeaseStatus,
+    LeasedJob, NewJob, Overview, Plan, Planned, PlanningGuard, PointFilter, Report, ResultPage, ResultRow,
+    SearchPoint, Store, StoreError, SweepRecord, SweepTotals, Timestamp, WorkerRecord, WorkerStatus,
 };
 
 use super::Metrics;
@@ -117,12 +117,8 @@ impl Store for MeasuredStore {
         self.timed("lease", self.inner.lease(claim, now)).await
     }
 
-    async fn lease_several(
-        &self,
-        claims: &[LeaseClaim],
-        now: Timestamp,
-    ) -> Vec<Result<Vec<LeasedJob>, StoreError>> {
-        self.timed("lease", self.inner.lease_several(claims, now)).await
+    async fn lease_several(&self, claims: &[LeaseClaim], now: Timestamp, answered: Answered<'_>) {
+        self.timed("lease", self.inner.lease_several(claims, now, answered)).await;
     }
 
     async fn renew(

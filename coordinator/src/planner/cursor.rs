@@ -26,7 +26,7 @@ impl Cursors {
     }
 
     /// Notes which running sweeps have their points chosen one by one.
-    pub(super) fn note_adaptive(&self, sweeps: Vec<SweepId>) {
+    pub(crate) fn note_adaptive(&self, sweeps: Vec<SweepId>) {
         *self.adaptive.lock().unwrap_or_else(PoisonError::into_inner) = sweeps;
     }
 

@@ -68,9 +68,7 @@ impl Seen {
         self.at = at;
         for SearchPoint { point, state } in points {
             let (was_pending, was_given_up) = (self.pending.remove(&point), self.given_up.remove(&point));
-            if was_given_up || matches!(state, SearchState::GivenUp | SearchState::Raced) {
-                self.waves.forget();
-            }
+            let is_given_up = matches!(state, SearchState::GivenUp | SearchState::Raced);
             let is_news = match state {
                 SearchState::Pending => {
                     self.pending.insert(point);
@@ -88,6 +86,9 @@ impl Seen {
             };
             if is_news {
                 self.rest = None;
+                if was_given_up || is_given_up {
+                    self.waves.forget();
+                }
             }
         }
     }
@@ -146,9 +147,10 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use avsweep_domain::Ticks;
+    use avsweep_domain::{HierarchicalSettings, Ticks};
 
     use super::*;
+    use crate::planner::step::tests::usual;
 
     fn at(ticks: i32, state: SearchState) -> SearchPoint {
         SearchPoint { point: Point::new(vec![Ticks::new(ticks)]), state }
@@ -178,6 +180,32 @@ mod tests {
         seen.learn(vec![at(1, SearchState::Raced)], Closed::default());
         assert_eq!((seen.rest, seen.proposed(), seen.unsettled().len()), (None, 1, 0));
         assert_eq!(seen.choice(1, Vec::new()).given_up.len(), 1);
+    }
+
+    #[test]
+    fn what_is_left_of_a_wave_is_forgotten_once_when_a_point_is_given_up_or_wanted_again() {
+        let strategy = Strategy::Hierarchical(HierarchicalSettings::default());
+        let definition = SweepDefinition { strategy, ..usual() };
+        let mut seen = Seen::default();
+        let (_, wave) = seen.decide(&definition, 1);
+        assert_ne!(wave, Waves::default());
+        for (point, state, forgets) in [
+            (1, SearchState::Pending, false),
+            (1, SearchState::GivenUp, true),
+            (1, SearchState::GivenUp, false),
+            (1, SearchState::Pending, true),
+            (1, SearchState::Pending, false),
+            (1, SearchState::GivenUp, true),
+            (1, measured(), true),
+            (2, SearchState::Pending, false),
+            (2, SearchState::Raced, true),
+            (2, SearchState::Raced, false),
+            (3, measured(), false),
+        ] {
+            seen.waves = wave.clone();
+            seen.learn(vec![at(point, state.clone())], Closed::default());
+            assert_eq!(seen.waves == Waves::default(), forgets, "point {point}: {state:?}");
+        }
     }
 
     #[test]

@@ -185,3 +185,22 @@ async fn what_a_report_used_is_counted_once_it_is_taken() -> anyhow::Result<()> 
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn what_judging_took_is_counted_under_a_lost_lease_too() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let definition = definition(Shape::default());
+    cluster.create(&definition).await?;
+    cluster.coordinator.plan_once().await?;
+    let job = cluster.lease(&ALL_RUNGS, 1).await?.remove(0);
+    cluster.clock.advance(Duration::from_millis(u64::from(job.lease_millis) + 1));
+    let spent = |judge_calls| Some(v1::Usage { judge_calls, ..v1::Usage::default() });
+    let report = v1::ReportRequest { usage: spent(3), ..evaluate(&definition, &job)? };
+    assert_eq!(cluster.jobs().report(report).await?.into_inner().status(), v1::LeaseStatus::Lost);
+    let (worker, error) = ("tester".to_owned(), "late".to_owned());
+    let failure = v1::FailRequest { worker, lease: job.lease, error, usage: spent(2) };
+    assert_eq!(cluster.jobs().fail(failure).await?.into_inner().status(), v1::LeaseStatus::Lost);
+    let metrics = cluster.coordinator.metrics_text().await;
+    assert!(metrics.contains("avsweep_judge_calls_total 5\n"), "{metrics}");
+    Ok(())
+}

@@ -1,5 +1,7 @@
 //! Weight matrices in the layout that the matrix product reads.
 
+use std::ops::{Deref, DerefMut};
+
 use super::kernel;
 
 /// Outputs per panel: one AVX-512 register of f32, or two of AVX2.
@@ -37,9 +39,41 @@ pub(crate) struct PackedMatrix {
 /// All panels of a matrix.
 pub(crate) enum Panels {
     /// Each `[inputs][PANEL]`.
-    F32(Vec<f32>),
+    F32(Lines<f32>),
     /// Each `[⌈inputs / 2⌉][PANEL]` of [pairs](pair).
-    Bf16(Vec<u32>),
+    Bf16(Lines<u32>),
+}
+
+/// Bytes of a cache line, as many as [`PANEL`] words have.
+const LINE: usize = 64;
+
+/// Words that begin with a cache line: none of the panels' rows lies across two.
+pub(crate) struct Lines<T> {
+    words: Vec<T>,
+    start: usize,
+}
+
+impl<T: Copy + Default> Lines<T> {
+    fn zeros(length: usize) -> Self {
+        let words = vec![T::default(); length + LINE / size_of::<T>() - 1];
+        // The buffer is never moved.
+        let start = words.as_ptr().align_offset(LINE).min(words.len() - length);
+        Self { words, start }
+    }
+}
+
+impl<T> Deref for Lines<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.words[self.start..]
+    }
+}
+
+impl<T> DerefMut for Lines<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.words[self.start..]
+    }
 }
 
 /// Two inputs' weights for one output: the even input's bf16 in the lower half, the next one's in the upper half.
@@ -61,8 +95,8 @@ impl PackedMatrix {
     pub(crate) fn zeros(panel_type: PanelType, outputs: usize, inputs: usize) -> Self {
         let words = outputs.div_ceil(PANEL) * panel_type.words(inputs);
         let panels = match panel_type {
-            PanelType::F32 => Panels::F32(vec![0.0; words]),
-            PanelType::Bf16 => Panels::Bf16(vec![0; words]),
+            PanelType::F32 => Panels::F32(Lines::zeros(words)),
+            PanelType::Bf16 => Panels::Bf16(Lines::zeros(words)),
         };
         Self { outputs, inputs, panels }
     }
@@ -92,8 +126,8 @@ impl PackedMatrix {
     pub(crate) fn panels_mut(&mut self) -> impl Iterator<Item = PanelMut<'_>> {
         let inputs = self.inputs;
         let (wide, narrow) = match &mut self.panels {
-            Panels::F32(data) => (data.as_mut_slice(), [].as_mut_slice()),
-            Panels::Bf16(data) => ([].as_mut_slice(), data.as_mut_slice()),
+            Panels::F32(data) => (&mut **data, [].as_mut_slice()),
+            Panels::Bf16(data) => ([].as_mut_slice(), &mut **data),
         };
         let wide = wide.chunks_exact_mut(PanelType::F32.words(inputs)).map(PanelMut::F32);
         wide.chain(narrow.chunks_exact_mut(PanelType::Bf16.words(inputs)).map(PanelMut::Bf16))
@@ -185,7 +219,13 @@ fn pack<T: Word>(rows: &[T], width: usize, panel: &mut [T]) {
     #[cfg(target_arch = "x86_64")]
     if count == PANEL && super::has_avx2_fma() {
         // SAFETY: AVX2 was detected.
-        start = unsafe { avx2::pack(rows, width, panel) };
+        start = unsafe {
+            if panel.as_ptr().align_offset(LINE) == 0 {
+                avx2::pack::<T, true>(rows, width, panel)
+            } else {
+                avx2::pack::<T, false>(rows, width, panel)
+            }
+        };
     }
     if count < PANEL {
         panel.fill(T::default());
@@ -221,34 +261,47 @@ unsafe impl Word for u32 {}
 mod avx2 {
     use super::{BLOCK, PANEL, Word};
     use std::arch::x86_64::{
-        __m256, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_shuffle_ps, _mm256_storeu_ps,
-        _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+        __m256, _mm_sfence, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_shuffle_ps, _mm256_storeu_ps,
+        _mm256_stream_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
     };
 
     /// Packs [`PANEL`] rows, [`BLOCK`] columns at a time, and returns how many columns that makes. Words are moved as
-    /// f32 whatever they are.
+    /// f32 whatever they are. `LINES`: the panel begins with a cache line; its lines are written past the caches, which
+    /// would have to fetch them first.
     #[target_feature(enable = "avx2")]
-    pub(super) fn pack<T: Word>(rows: &[T], width: usize, panel: &mut [T]) -> usize {
+    pub(super) fn pack<T: Word, const LINES: bool>(rows: &[T], width: usize, panel: &mut [T]) -> usize {
         let blocks = width / BLOCK;
         for (block, weights) in panel.as_chunks_mut::<{ BLOCK * PANEL }>().0[..blocks].iter_mut().enumerate()
         {
-            for half in 0..2 {
+            let half = |half: usize| -> [__m256; 8] {
                 let row = |index: usize| -> &[T; BLOCK] {
                     rows[(half * 8 + index) * width + block * BLOCK..]
                         .first_chunk()
                         .expect("the block ends with the row")
                 };
                 // SAFETY: eight words are read from an array of eight.
-                let rows: [__m256; 8] =
-                    std::array::from_fn(|index| unsafe { _mm256_loadu_ps(row(index).as_ptr().cast()) });
-                for (column, values) in transposed(rows).into_iter().enumerate() {
-                    let target: &mut [T; 8] = (&mut weights[column * PANEL + half * 8..][..8])
-                        .try_into()
-                        .expect("half a panel has eight outputs");
-                    // SAFETY: eight words are written to an array of eight.
-                    unsafe { _mm256_storeu_ps(target.as_mut_ptr().cast(), values) };
+                transposed(std::array::from_fn(|index| unsafe {
+                    _mm256_loadu_ps(row(index).as_ptr().cast())
+                }))
+            };
+            let halves = [half(0), half(1)];
+            for (column, line) in weights.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+                for (values, target) in halves.iter().zip(line.as_chunks_mut::<8>().0) {
+                    let target = target.as_mut_ptr().cast();
+                    // SAFETY: eight words are written to an array of eight, at half a line where `LINES`.
+                    unsafe {
+                        if LINES {
+                            _mm256_stream_ps(target, values[column]);
+                        } else {
+                            _mm256_storeu_ps(target, values[column]);
+                        }
+                    }
                 }
             }
+        }
+        if LINES {
+            // Before anyone is told that they are written.
+            _mm_sfence();
         }
         blocks * BLOCK
     }

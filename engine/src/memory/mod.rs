@@ -19,7 +19,8 @@ pub(crate) const SHORT_QUERY: usize = 256;
 pub struct MemoryUse {
     /// What weights, caches and activations may take together.
     pub budget: u64,
-    /// Merged weights, and the factors of low-rank vectors where they are always in memory.
+    /// Merged weights, a slow decoder's tables of rotations, and the factors of low-rank vectors where they are always
+    /// in memory.
     pub merged: u64,
     /// Base and vectors that stay in memory.
     pub kept: u64,

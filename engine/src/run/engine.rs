@@ -137,7 +137,7 @@ impl Engine {
         let plan = Arc::new(MergePlan::new(coefficients, &base.weights.layout, vectors.len())?);
         let tensors = device.tensors.as_ref();
         let budget = budget(memory, tensors)?;
-        let slow = SlowDecoder::of(&base.weights, &vectors, dtype, tensors, budget)?;
+        let slow = SlowDecoder::of(&base.weights, &vectors, tensors, budget)?;
         let decoder = match (tensors, slow) {
             (_, Some(slow)) => Backend::Slow(Box::new(slow)),
             (None, None) => Backend::Cpu(Box::new(Cpu::new(&base, &vectors, dtype, budget)?)),
@@ -167,7 +167,7 @@ impl Engine {
         let base = ModelWeights::described(folder)?;
         let tensors = device.tensors.as_ref();
         let budget = budget(memory, tensors)?;
-        if SlowDecoder::of(&base, &[], dtype, tensors, budget)?.is_some() {
+        if SlowDecoder::of(&base, &[], tensors, budget)?.is_some() {
             return Ok(());
         }
         let split = match tensors {

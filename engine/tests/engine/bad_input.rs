@@ -77,6 +77,10 @@ fn impossible_fields_are_named_with_value_and_wish() {
         &["num_key_value_heads", "3", "divisor of the 4"],
     );
     assert_names(
+        &with_config(|config| config["head_dim"] = json!(2_147_483_646)),
+        &["head_dim", "2147483646", "at most 65536"],
+    );
+    assert_names(
         &with_config(|config| config["eos_token_id"] = json!(5000)),
         &["eos_token_id", "5000", "101"],
     );

@@ -382,14 +382,14 @@ fn micros(duration: Duration) -> u64 {
 }
 
 async fn fail(context: &Context, lease: &HeldLease, error: &JobError) {
+    // What a lost job cost is told with the next call.
+    if lease.is_lost() {
+        return;
+    }
     let error = shorten(&error_chain(error), ERROR_CHARACTERS);
     let usage = context.meter.take(context.options.prices);
-    let told = tokio::select! {
-        biased;
-        () = lease.lost() => false,
-        told = context.coordinator.fail(&context.options.worker, lease.reference(), error, usage) => told,
-    };
-    // What the lost job cost is told with the next call.
+    // Waited for even if the lease is lost meanwhile: what the coordinator may have counted must not be told again.
+    let told = context.coordinator.fail(&context.options.worker, lease.reference(), error, usage).await;
     if let (false, Some(usage)) = (told, usage) {
         context.meter.put_back(&usage);
     }

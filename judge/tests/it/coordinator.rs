@@ -369,6 +369,7 @@ impl JobService for Service {
         let request = request.into_inner();
         let lease = request.lease.unwrap();
         let mut state = self.state.lock().unwrap();
+        state.usages.extend(request.usage);
         let held = state.holds(&lease);
         state.held.remove(&lease.job);
         state.note(Event::Fail { job: lease.job, error: request.error });

@@ -501,3 +501,19 @@ async fn what_was_spent_on_jobs_that_are_given_back_is_told_at_the_end() {
     assert_eq!(sum(|usage| usage.judge_input_tokens), 1000);
     assert_eq!(sum(|usage| usage.judge_spend_microdollars), 3000);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_spent_on_a_lost_job_is_told_once() {
+    let coordinator = Coordinator::start();
+    coordinator.set_sweep(reference(), 10);
+    coordinator.add_job(1, 0..10, |ordinal| format!("text {ordinal}"));
+    let running = start(&coordinator, made_up());
+    // All are asked for, and no answer has come.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    coordinator.state().lost.insert(1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let summary = running.stop().await;
+    assert_eq!((summary.lost, summary.failed, summary.released), (1, 0, 0));
+    let state = coordinator.state();
+    assert_eq!(state.usages.iter().map(|usage| usage.judge_calls).sum::<u32>(), 10);
+}

@@ -21,7 +21,7 @@ use super::candidates;
 use super::covariates::{self, Covariates, Guesses};
 use super::likelihood::Known;
 use super::rates::{Counts, RESOLUTION};
-use crate::gp::{BinomialGp, LatentDraws, Sites, Threshold, fit_binomial};
+use crate::gp::{BinomialGp, LatentDraws, Sites, Threshold, fit_binomial, spread};
 use crate::honesty::Assurance;
 use crate::normal::cdf;
 use crate::problem::{Decision, History, Measured, Problem};
@@ -257,8 +257,7 @@ impl JudgedModel {
         let told = |row: usize| -> (u32, u32) { (at_levels(row).iter().sum::<u32>().min(queries), queries) };
         let told: Vec<(u32, u32)> = (0..judged.len()).map(told).collect();
         let modelled = |thresholds: &[Threshold]| -> Option<Vec<BinomialGp>> {
-            let stride = judged.len().div_ceil(FIT_POINTS).max(1);
-            let some: Vec<usize> = (0..judged.len()).step_by(stride).collect();
+            let some: Vec<usize> = spread(judged.len(), FIT_POINTS).collect();
             let coordinates = |rows: &mut dyn Iterator<Item = usize>| -> Vec<f64> {
                 rows.flat_map(|row| problem.coordinates(judged[row].point)).collect()
             };

@@ -46,10 +46,17 @@ pub fn fit(points: &[f64], dimensions: usize, centred: &Mat<f64>) -> Kernel {
     kernel_of(&minimise(|parameters| objective.at(parameters), &bounds, start))
 }
 
-/// As [`fit`], of outputs that are not centred; by every so many of the points where there are many.
+/// At most so many of the first `count` numbers, spread over them evenly.
+///
+/// A whole stride would fall in step with a sorted lattice: all it takes could agree in a coordinate.
+pub(crate) fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
+    let kept = count.min(most);
+    (0..kept).map(move |place| place * count / kept)
+}
+
+/// As [`fit`], of outputs that are not centred; by some of the points where there are many.
 pub(crate) fn fit_some(points: &[f64], dimensions: usize, outputs: &Mat<f64>) -> Kernel {
-    let stride = outputs.nrows().div_ceil(MOST_POINTS).max(1);
-    let kept: Vec<usize> = (0..outputs.nrows()).step_by(stride).collect();
+    let kept: Vec<usize> = spread(outputs.nrows(), MOST_POINTS).collect();
     let points: Vec<f64> =
         kept.iter().flat_map(|row| &points[row * dimensions..(row + 1) * dimensions]).copied().collect();
     let mut centred = Mat::from_fn(kept.len(), outputs.ncols(), |row, column| outputs[(kept[row], column)]);
@@ -141,6 +148,17 @@ impl Objective<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn some_of_a_sorted_lattice_differ_in_every_coordinate() {
+        // Eight coordinates of three values, the last running fastest.
+        for axis in 0..8 {
+            let values = spread(6561, MOST_POINTS).map(|row| row / 3_usize.pow(axis) % 3);
+            assert_eq!(values.collect::<std::collections::BTreeSet<_>>().len(), 3, "{axis}");
+        }
+        assert!(spread(100, MOST_POINTS).eq(0..100));
+        assert_eq!(spread(0, MOST_POINTS).count(), 0);
+    }
 
     #[test]
     fn the_gradient_is_the_derivative() {

@@ -21,7 +21,8 @@ pub(super) struct Record {
     pub(super) rates: Vec<f64>,
     /// As [`Problem::soft_rates`]; the rates themselves where likelihoods are not measured.
     pub(super) soft: Vec<f64>,
-    /// What is interpolated: log-probabilities, or rates where these are not measured.
+    /// What is interpolated: log-probabilities, or rates where these are not measured. Empty where the record is
+    /// expected: there may be as many of those as the grid has points.
     outputs: Vec<f32>,
 }
 
@@ -47,14 +48,17 @@ impl Record {
         }
     }
 
-    fn expected(problem: &Problem, outputs: Vec<f32>, softness: f64) -> Self {
-        let rates = match problem.rung() {
-            SearchRung::Likelihood => problem.rates_of(&problem.counts(&outputs)),
-            SearchRung::Judgement => outputs.iter().map(|rate| f64::from(*rate)).collect(),
+    fn expected(problem: &Problem, outputs: &[f32], softness: f64) -> Self {
+        let (rates, soft) = match problem.rung() {
+            SearchRung::Likelihood => {
+                (problem.rates_of(&problem.counts(outputs)), problem.soft_rates(outputs, softness))
+            }
+            SearchRung::Judgement => {
+                let rates: Vec<f64> = outputs.iter().map(|rate| f64::from(*rate)).collect();
+                (rates.clone(), rates)
+            }
         };
-        let mut record = Self { soft: rates.clone(), rates, outputs };
-        record.soften(problem, softness);
-        record
+        Self { rates, soft, outputs: Vec::new() }
     }
 }
 
@@ -97,8 +101,10 @@ impl Forecast {
         let chunks = points.par_chunks(CHUNK).map(|chunk| {
             let at: Vec<f64> = chunk.iter().flat_map(|point| problem.coordinates(point)).collect();
             let means = self.gp.means(&at);
-            let outputs = |row: usize| (0..means.ncols()).map(|column| means[(row, column)] as f32).collect();
-            (0..chunk.len()).map(|row| Record::expected(problem, outputs(row), self.softness)).collect()
+            let outputs = |row: usize| -> Vec<f32> {
+                (0..means.ncols()).map(|column| means[(row, column)] as f32).collect()
+            };
+            (0..chunk.len()).map(|row| Record::expected(problem, &outputs(row), self.softness)).collect()
         });
         chunks.collect::<Vec<Vec<Record>>>().into_iter().flatten().collect()
     }

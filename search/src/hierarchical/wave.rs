@@ -7,6 +7,7 @@ use avsweep_domain::{HierarchicalSettings, Level, Point, Ticks};
 
 use super::forecast::{Forecast, Record};
 use super::{Round, ends};
+use crate::gp::spread;
 use crate::problem::{Problem, SearchRung};
 
 /// How much the soft value counts beside the value itself.
@@ -103,8 +104,7 @@ impl<'a> Planner<'a> {
             }
         }
         let others: Vec<usize> = (0..known.len()).filter(|place| !chosen.contains(place)).collect();
-        let stride = others.len().div_ceil(MOST_POINTS - chosen.len());
-        chosen.extend(others.into_iter().step_by(stride));
+        chosen.extend(spread(others.len(), MOST_POINTS - chosen.len()).map(|place| others[place]));
         chosen.into_iter().map(|place| known[place]).collect()
     }
 
@@ -159,7 +159,7 @@ impl<'a> Planner<'a> {
         round: &Round,
     ) -> Field<'a> {
         let mut field = Field::new(self, known, forecast, round);
-        let Some(forecast) = forecast else { return field };
+        let Some(forecast) = forecast.filter(|_| !field.races.is_empty()) else { return field };
         let mut seen: BTreeSet<Point> = BTreeSet::new();
         let mut fresh = match &self.watched {
             _ if !round.exact => Vec::new(),
@@ -228,7 +228,9 @@ impl<'a> Field<'a> {
             None => known.iter().map(|(_, record)| *record).collect(),
         };
         let is_met = |wanted: &[Option<Level>]| {
-            records.iter().any(|record| planner.problem.value(wanted, &record.rates) > 1.0 - 1e-12)
+            let meets = |record: &Record| planner.problem.value(wanted, &record.rates) > 1.0 - 1e-12;
+            // Smoothing may go beyond what was measured.
+            records.iter().zip(known).any(|(record, (_, measured))| meets(record) && meets(measured))
         };
         let open = planner.wants.iter().filter(|wanted| !is_met(wanted));
         let races = open.map(|wanted| Race { wanted, leading: Vec::new() }).collect();

@@ -138,7 +138,7 @@ fn judged_points_are_chosen_by_more_than_their_luck() {
         let true_rates: Vec<Vec<f64>> = log_probs
             .iter()
             .map(|log_probs| {
-                let probabilities = surface.judged_probabilities(log_probs);
+                let probabilities = surface.judge().probabilities(log_probs);
                 let mut rates = vec![0.0; 9];
                 for (query, p) in probabilities.chunks_exact(3).enumerate() {
                     (0..3).for_each(|level| rates[query / 40 * 3 + level] += p[level] / 40.0);
@@ -152,7 +152,7 @@ fn judged_points_are_chosen_by_more_than_their_luck() {
             .map(|place| {
                 let mut counts = vec![0; 9];
                 for (query, level) in
-                    surface.judged(&log_probs[*place], *place as u64).into_iter().enumerate()
+                    surface.judge().judged(&log_probs[*place], *place as u64).into_iter().enumerate()
                 {
                     counts[query / 40 * 3 + usize::from(level)] += 1;
                 }

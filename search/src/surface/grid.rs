@@ -49,7 +49,7 @@ impl Surface {
         let mut builder = GridBuilder::new(space.clone(), self.levels(), self.domains())?;
         for (index, point) in space.grid().enumerate() {
             let log_probs = self.log_probs_at(&point);
-            let levels = judged.then(|| self.judged(&log_probs, index as u64));
+            let levels = judged.then(|| self.judge().judged(&log_probs, index as u64));
             builder.add(&point, &log_probs, levels.as_deref())?;
         }
         builder.build()

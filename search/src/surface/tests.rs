@@ -18,11 +18,11 @@ fn there_are_at_least_twenty_surfaces_and_a_seed_draws_them_all() {
 fn judged_levels_follow_their_probabilities() {
     let surface = &catalogue(3)[0];
     let log_probs = surface.log_probs(&[0.1, 0.4, -0.3]);
-    let probabilities = surface.judged_probabilities(&log_probs);
+    let probabilities = surface.judge().probabilities(&log_probs);
     let draws = 4000u64;
     let mut counts = vec![0.0; probabilities.len()];
     for draw in 0..draws {
-        for (query, level) in surface.judged(&log_probs, draw).into_iter().enumerate() {
+        for (query, level) in surface.judge().judged(&log_probs, draw).into_iter().enumerate() {
             counts[query * 3 + usize::from(level)] += 1.0 / draws as f64;
         }
     }

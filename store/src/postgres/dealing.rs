@@ -13,11 +13,11 @@ use super::results::plain;
 use crate::columns::{narrow, wide};
 use crate::error::During;
 use crate::fair::{self, Candidate, Share, Standing};
-use crate::{LeaseClaim, LeasedJob, StoreError, Timestamp};
+use crate::{Answered, LeaseClaim, LeasedJob, StoreError, Timestamp};
 
 const OPERATION: &str = "lease jobs";
 
-/// Claims that are handed out together: one that has to wait for a point must not make all the others wait.
+/// Claims that are handed out side by side: one that has to wait for a point must not make all the others wait.
 const AT_ONCE: usize = 8;
 
 /// The claims, one statement, over the ready jobs that `$of` selects; from the same indexes as a single claim.
@@ -101,11 +101,10 @@ struct Table<'a> {
 }
 
 /// What came of the one statement for a claim.
-#[derive(Default)]
 struct Dealt {
     /// Jobs were meant for it.
     meant: bool,
-    claimed: Vec<Claimed>,
+    claimed: Result<Vec<Claimed>, StoreError>,
 }
 
 /// See [`crate::Store::lease_several`].
@@ -113,43 +112,50 @@ pub(super) async fn lease_several(
     store: &PostgresStore,
     claims: &[LeaseClaim],
     now: Timestamp,
-) -> Vec<Result<Vec<LeasedJob>, StoreError>> {
+    answered: Answered<'_>,
+) {
     if let [claim] = claims {
-        return vec![lease(store, claim, now).await];
+        answered(0, lease(store, claim, now).await);
+        return;
     }
-    let mut answers: Vec<_> = claims.iter().map(|_| Ok(Vec::new())).collect();
+    for (place, claim) in claims.iter().enumerate() {
+        if wants_nothing(claim) {
+            answered(place, Ok(Vec::new()));
+        }
+    }
     for table in tables(claims) {
         let dealt = match deal(store, &table, now).await {
             Ok(dealt) => dealt,
             Err(error) => {
                 let told = error.for_each_of(table.claims.len());
                 for ((place, _), answer) in table.claims.iter().zip(told) {
-                    answers[*place] = answer;
+                    answered(*place, answer);
                 }
                 continue;
             }
         };
         let mut finishing = Vec::with_capacity(dealt.len());
-        for ((_, claim), dealt) in table.claims.iter().zip(dealt) {
-            finishing.push(finish(store, claim, now, dealt).boxed());
+        for ((place, claim), dealt) in table.claims.iter().zip(dealt) {
+            finishing.push(async move { (*place, finish(store, claim, now, dealt).await) }.boxed());
         }
-        let finished: Vec<_> = stream::iter(finishing).buffered(AT_ONCE).collect().await;
-        for ((place, _), answer) in table.claims.iter().zip(finished) {
-            answers[*place] = answer;
+        let mut finished = stream::iter(finishing).buffer_unordered(AT_ONCE);
+        while let Some((place, answer)) = finished.next().await {
+            answered(place, answer);
         }
     }
-    answers
+}
+
+fn wants_nothing(claim: &LeaseClaim) -> bool {
+    claim.rungs.is_empty() || claim.max_jobs == 0
 }
 
 fn tables(claims: &[LeaseClaim]) -> Vec<Table<'_>> {
     let mut tables: BTreeMap<Vec<&'static str>, Vec<(usize, &LeaseClaim)>> = BTreeMap::new();
-    for (place, claim) in claims.iter().enumerate() {
+    for (place, claim) in claims.iter().enumerate().filter(|(_, claim)| !wants_nothing(claim)) {
         let mut rungs: Vec<_> = claim.rungs.iter().map(|rung| rung.as_str()).collect();
         rungs.sort_unstable();
         rungs.dedup();
-        if !rungs.is_empty() && claim.max_jobs > 0 {
-            tables.entry(rungs).or_default().push((place, claim));
-        }
+        tables.entry(rungs).or_default().push((place, claim));
     }
     tables.into_iter().map(|(rungs, claims)| Table { rungs, claims }).collect()
 }
@@ -161,8 +167,9 @@ async fn finish(
     now: Timestamp,
     dealt: Dealt,
 ) -> Result<Vec<LeasedJob>, StoreError> {
-    let mut leased = Vec::with_capacity(dealt.claimed.len());
-    for job in &dealt.claimed {
+    let claimed = dealt.claimed?;
+    let mut leased = Vec::with_capacity(claimed.len());
+    for job in &claimed {
         leased.extend(call!(store, OPERATION, |connection| hand_out(store, connection, claim, now, job))?);
     }
     if leased.is_empty() && dealt.meant {
@@ -181,7 +188,8 @@ async fn deal_once(
     table: &Table<'_>,
     now: Timestamp,
 ) -> Result<Vec<Dealt>, StoreError> {
-    let mut dealt: Vec<Dealt> = table.claims.iter().map(|_| Dealt::default()).collect();
+    let nothing = || Dealt { meant: false, claimed: Ok(Vec::new()) };
+    let mut dealt: Vec<Dealt> = table.claims.iter().map(|_| nothing()).collect();
     let claims: Vec<&LeaseClaim> = table.claims.iter().map(|(_, claim)| *claim).collect();
     let shares = fair::deal(&claims, standings(connection, &table.rungs).await?);
     if shares.is_empty() {
@@ -220,8 +228,11 @@ async fn deal_once(
         .during(OPERATION)?;
     for row in rows {
         let claim = narrow(row.claim, || "a claim's number".to_owned())? as usize;
-        if let (Some(dealt), Some(job)) = (dealt.get_mut(claim), row.job.read()?) {
-            dealt.claimed.push(job);
+        let Some(Dealt { claimed: Ok(claimed), .. }) = dealt.get_mut(claim) else { continue };
+        match row.job.read() {
+            Ok(job) => claimed.extend(job),
+            // The others' jobs are theirs all the same.
+            Err(error) => dealt[claim].claimed = Err(error),
         }
     }
     Ok(dealt)

@@ -14,7 +14,7 @@ use avsweep_domain::{
 };
 use avsweep_store::{
     JobFilter, JobRecord, JobResults, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob, Plan, Planned,
-    PointFilter, Report, ResultRow, ResultValue, Store, Timestamp, Timings,
+    PointFilter, Report, ResultRow, ResultValue, Store, StoreError, Timestamp, Timings,
 };
 
 /// The clock of the laws: nothing here reads a real one.
@@ -209,6 +209,19 @@ pub(crate) async fn lease_one(store: &dyn Store) -> Result<LeasedJob> {
     let mut leased = store.lease(&claim(&EVERY_RUNG, 1), NOW).await?;
     ensure!(leased.len() <= 1, "more jobs than asked for");
     leased.pop().context("no job was ready")
+}
+
+/// What each of several claims gets; each is answered once.
+pub(crate) async fn lease_several(
+    store: &dyn Store,
+    claims: &[LeaseClaim],
+) -> Vec<Result<Vec<LeasedJob>, StoreError>> {
+    let mut answers: Vec<_> = claims.iter().map(|_| None).collect();
+    let mut answered = |place: usize, answer| {
+        assert!(answers[place].replace(answer).is_none(), "claim {place} is answered twice");
+    };
+    store.lease_several(claims, NOW, &mut answered).await;
+    answers.into_iter().map(|answer| answer.expect("every claim is answered")).collect()
 }
 
 pub(crate) fn report(lease: LeaseRef, results: JobResults, finished: bool) -> Report {

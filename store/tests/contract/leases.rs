@@ -12,7 +12,7 @@ use avsweep_store::{
 
 use super::fixture::{
     EVERY_RUNG, LATER, LEASE, NOW, SEARCH, claim, create, definition, evaluate, every_result, finish, job,
-    lease_one, parked, plan, point, report, report_some, tallies_equal_a_recount, token,
+    lease_one, lease_several, parked, plan, point, report, report_some, tallies_equal_a_recount, token,
 };
 
 const LIMITS: FailureLimits = FailureLimits { lost: 3, errors: 2 };
@@ -74,7 +74,7 @@ pub(crate) async fn two_claims_never_get_the_same_job(store: Arc<dyn Store>) -> 
                 // Alone, and several at once.
                 let mut leased = store.lease(&claim(&EVERY_RUNG, 2), NOW).await?;
                 let claims = [2, 1, 2].map(|most| claim(&EVERY_RUNG, most));
-                for answer in store.lease_several(&claims, NOW).await {
+                for answer in lease_several(&*store, &claims).await {
                     leased.extend(answer?);
                 }
                 if leased.is_empty() {
@@ -325,7 +325,7 @@ pub(crate) async fn a_claim_among_several_whose_jobs_lack_nothing_gets_others(
     // What the first is dealt has every result stored; nobody goes without for that.
     let claims = [2, 1].map(|most| claim(&EVERY_RUNG, most));
     let mut leased = Vec::new();
-    for answer in store.lease_several(&claims, NOW).await {
+    for answer in lease_several(store, &claims).await {
         let jobs = answer?;
         assert!(!jobs.is_empty());
         leased.extend(jobs.into_iter().map(|job| job.point));

@@ -6,7 +6,9 @@ use anyhow::Result;
 use avsweep_domain::{Rung, SweepId, SweepState, WorkerId};
 use avsweep_store::{JobFilter, LeaseClaim, LeaseRef, LeaseStatus, LeasedJob, NewJob, RungCounts, Store};
 
-use super::fixture::{EVERY_RUNG, LEASE, NOW, SEARCH, claim, create, definition, finish, job, plan};
+use super::fixture::{
+    EVERY_RUNG, LEASE, NOW, SEARCH, claim, create, definition, finish, job, lease_several, plan,
+};
 
 /// A sweep with some likelihood jobs at points that no other of these sweeps has.
 async fn sweep_with(store: &dyn Store, name: &str, jobs: u32) -> Result<SweepId> {
@@ -140,7 +142,7 @@ pub(crate) async fn several_claims_get_what_they_would_one_after_the_other(store
         asking(9, None, &[]),
         asking(1, None, &[]),
     ];
-    let answers: Vec<_> = store.lease_several(&claims, NOW).await.into_iter().collect::<Result<_, _>>()?;
+    let answers: Vec<_> = lease_several(store, &claims).await.into_iter().collect::<Result<_, _>>()?;
     let from: Vec<Vec<SweepId>> =
         answers.iter().map(|jobs| jobs.iter().map(|job| job.sweep).collect()).collect();
     // The one of higher priority, then the preferred one; then the one that is behind; and so on.
@@ -183,7 +185,7 @@ pub(crate) async fn several_claims_get_what_they_would_one_after_the_other(store
         let counts = store.totals(sweep).await?.likelihood;
         assert_eq!(counts, RungCounts { leased: 5, ..RungCounts::default() });
     }
-    assert!(store.lease_several(&[], NOW).await.is_empty());
+    assert!(lease_several(store, &[]).await.is_empty());
     Ok(())
 }
 
@@ -192,7 +194,7 @@ pub(crate) async fn claims_at_once_get_equal_shares_of_equal_sweeps(store: &dyn 
     let mut held = VecDeque::new();
     for _ in 0..4 {
         let claims: Vec<_> = (0..5).map(|_| claim(&EVERY_RUNG, 1)).collect();
-        for answer in store.lease_several(&claims, NOW).await {
+        for answer in lease_several(store, &claims).await {
             held.extend(answer?);
             let (ones, twos) = (count(&held, one), count(&held, two));
             assert!(ones.abs_diff(twos) <= 1, "{ones} and {twos} jobs are held");

@@ -1,4 +1,4 @@
-//! Jobs that want more memory than is here: left to others first, and counted once nobody else takes them.
+//! Jobs that want more memory than is here: left to others first, and failed once they come back undone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,13 +19,14 @@ pub(super) struct Shortages {
 enum Shortage {
     /// These jobs were left to others, and when.
     Left(BTreeMap<i64, Instant>),
-    /// One that was left came back undone: nobody else takes the sweep's jobs, up to this time.
+    /// One that was left came back undone: no job of the sweep is left to others, up to this time.
     Alone(Instant),
 }
 
 impl Shortages {
-    /// Whether a job that does not fit here is left to others, with its sweep, for a while. If not, it has failed: jobs
-    /// that are given back are the first to be leased again, so one that comes back was wanted by nobody else.
+    /// Whether a job that does not fit here is left to others, with its sweep, for a while. If not, it has failed. Jobs
+    /// that are given back are the first to be leased again, so nobody larger was free for one that comes back: either
+    /// nobody is there, or all were busy for the whole while. From here both look the same.
     pub(super) fn leaves(&mut self, sweep: SweepId, job: i64) -> bool {
         let now = Instant::now();
         let shortage = self.sweeps.entry(sweep).or_insert_with(|| Shortage::Left(BTreeMap::new()));
@@ -53,7 +54,7 @@ mod tests {
         let (mut shortages, sweep) = (Shortages::default(), SweepId(1));
         assert!(shortages.leaves(sweep, 1) && shortages.leaves(sweep, 2));
         assert!(!shortages.leaves(sweep, 1));
-        // Nobody else was there: the next job need not be left as well.
+        // Nobody else took it: the next job need not be left as well.
         assert!(!shortages.leaves(sweep, 3));
         assert!(shortages.leaves(SweepId(2), 3));
         tokio::time::advance(ALONE).await;

@@ -8,16 +8,16 @@ mod model;
 
 pub(crate) use model::check_tensors;
 
-use self::model::Model;
+use self::model::{Model, Tables};
 use super::memory::{PassSizes, halved};
-use super::weights::{device_error, held_as};
+use super::weights::device_error;
 use crate::files::StoredTensor;
 use crate::memory::{GenerationPlan, MemoryUse, Residency, SHORT_QUERY, Stay, split};
 use crate::merge::CandleSource;
 use crate::model::{BaseModel, CandleConfig, CandleModel, ModelConfig, ModelWeights};
 use crate::run::{
     FinishReason, Finished, PreparedPrompts, PreparedScores, PromptTokens, ReferenceScore, Sampler, Sampling,
-    ScoreTokens, WeightType, answer_limit, ending,
+    ScoreTokens, answer_limit, ending,
 };
 use crate::vector::AlignmentVector;
 use crate::{EngineError, ItemError};
@@ -29,11 +29,15 @@ use std::sync::Arc;
 /// Sequences that are computed together at most.
 const BATCH: usize = 16;
 
+/// What weights are held and computed in, on every device; they are rounded to the sweep's type before.
+///
+/// Some of these decoders make their tables of rotations in the weights' type, and bf16 tells few positions apart.
+const HELD: DType = DType::F32;
+
 /// A decoder of candle-transformers with the weights of one point.
 pub(crate) struct SlowDecoder {
     config: CandleConfig,
     device: Device,
-    dtype: DType,
     sizes: ModelConfig,
     memory: MemoryUse,
     residency: Arc<Residency>,
@@ -72,7 +76,6 @@ impl SlowDecoder {
     pub(crate) fn of(
         base: &ModelWeights,
         vectors: &[AlignmentVector],
-        dtype: WeightType,
         device: Option<&Device>,
         budget: u64,
     ) -> std::result::Result<Option<Self>, EngineError> {
@@ -82,28 +85,28 @@ impl SlowDecoder {
         let device = device.cloned().unwrap_or(Device::Cpu);
         // What was parsed when the base was opened is parsed again.
         let Ok(config) = CandleConfig::parse(model, text) else { return Ok(None) };
-        let dtype = held_as(dtype, &device);
-        let (residency, memory) = Self::split(base, vectors, dtype, &device, budget)?;
+        let (residency, memory) = Self::split(base, vectors, &device, budget)?;
         let (sizes, residency) = (base.config.clone(), Arc::new(residency));
-        Ok(Some(Self { config, device, dtype, sizes, memory, residency, model: None }))
+        Ok(Some(Self { config, device, sizes, memory, residency, model: None }))
     }
 
-    /// How a budget is split where weights are held as `dtype`.
+    /// How a budget is split.
     fn split(
         base: &ModelWeights,
         vectors: &[AlignmentVector],
-        dtype: DType,
         device: &Device,
         budget: u64,
     ) -> std::result::Result<(Residency, MemoryUse), EngineError> {
-        let sizes = PassSizes { config: &base.config, element: dtype.size_in_bytes() };
+        let sizes = PassSizes { config: &base.config, element: HELD.size_in_bytes() };
         let short = SHORT_QUERY.min(base.config.context);
         let least = sizes.alone(short / 2, short);
         let tensors = &base.tensors;
         let elements: usize = tensors.iter().map(StoredTensor::len).sum();
-        // One tensor is merged in f32 before it takes the type that it is held in.
+        // One tensor is merged in f32 before it takes the type that it is held in, or one pair of tables is made.
         let largest = tensors.iter().map(StoredTensor::len).max().unwrap_or(0);
-        let merged = (elements * dtype.size_in_bytes() + largest * size_of::<f32>()) as u64;
+        let tables = Tables::of(&base.config);
+        let passing = tables.making.max(largest * size_of::<f32>());
+        let merged = (elements * HELD.size_in_bytes() + tables.kept + passing) as u64;
         let stay = if device.is_cpu() { Stay::Tensors } else { Stay::Nothing };
         split(base, vectors, (budget, merged, least), stay)
     }
@@ -119,7 +122,7 @@ impl SlowDecoder {
     }
 
     fn bytes(&self, prompt: usize, positions: usize) -> u64 {
-        PassSizes { config: &self.sizes, element: self.dtype.size_in_bytes() }.alone(prompt, positions)
+        PassSizes { config: &self.sizes, element: HELD.size_in_bytes() }.alone(prompt, positions)
     }
 
     /// How many sequences of so many prompt tokens and positions are computed together.
@@ -145,7 +148,7 @@ impl SlowDecoder {
     /// What generation takes of the memory, at most.
     pub(crate) fn plan(&self, prepared: &PreparedPrompts, settings: &Sampling) -> GenerationPlan {
         let mut plan = GenerationPlan::default();
-        let sizes = PassSizes { config: &self.sizes, element: self.dtype.size_in_bytes() };
+        let sizes = PassSizes { config: &self.sizes, element: HELD.size_in_bytes() };
         for (prompts, positions) in self.batches(prepared, settings).0 {
             let sequences = prompts.len();
             let tokens = sequences * prompts.first().map_or(0, |(_, prompt)| prompt.tokens.len());
@@ -188,7 +191,7 @@ impl SlowDecoder {
     pub(crate) fn fill(&mut self, source: CandleSource) -> std::result::Result<(), EngineError> {
         // The old weights go first: two may not fit.
         self.model = None;
-        let weights = VarBuilder::from_backend(Box::new(source), self.dtype, self.device.clone());
+        let weights = VarBuilder::from_backend(Box::new(source), HELD, self.device.clone());
         self.model = Some(
             Model::load(&self.config, weights)
                 .map_err(device_error("building the model with candle-transformers"))?,

@@ -1,8 +1,9 @@
 //! candle-transformers' decoders, and what they ask of a checkpoint.
 
+use super::HELD;
 use crate::EngineError;
 use crate::files::StoredTensor;
-use crate::model::{CandleConfig, Layout, ModelConfig};
+use crate::model::{Architecture, CandleConfig, CandleModel, Layout, ModelConfig};
 use candle_core::{D, DType, Device, Error, Result, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
@@ -46,6 +47,29 @@ impl Model {
     }
 }
 
+/// What a decoder's tables of rotations take: cosines and sines at every position.
+pub(super) struct Tables {
+    /// Bytes of all that it keeps.
+    pub(super) kept: usize,
+    /// Bytes that come on top while one pair is made.
+    pub(super) making: usize,
+}
+
+impl Tables {
+    pub(super) fn of(config: &ModelConfig) -> Self {
+        let pairs = config.rotaries.first().map_or(0, |rotary| rotary.frequencies.len());
+        let (sets, columns) = match config.architecture {
+            Architecture::Candle(CandleModel::Phi) => (config.layers, pairs),
+            Architecture::Candle(CandleModel::Starcoder2 | CandleModel::Mixtral) => (1, 2 * pairs),
+            _ => (1, pairs),
+        };
+        let kept = sets * 2 * config.context * columns * HELD.size_in_bytes();
+        // Positions, and their angles, once more twice as wide or as what they become.
+        let making = config.context * (2 + 3 * pairs) * size_of::<f32>();
+        Self { kept, making }
+    }
+}
+
 /// Checks the tensors of a checkpoint that candle-transformers is to decode: those that the decoder asks for are
 /// there and have their shapes, and no other is. `layout` names the tensors, in their order.
 ///
@@ -65,7 +89,8 @@ pub(crate) fn check_tensors(
         found: format!("refused: {reason}"),
         wanted: "the fields of its architecture".to_owned(),
     };
-    let config = CandleConfig::parse(model, text).map_err(|error| refused(error.to_string()))?;
+    let config = CandleConfig::parse_with_one_position(model, text);
+    let config = config.map_err(|error| refused(error.to_string()))?;
     let stored = tensors
         .iter()
         .map(|tensor| Stored { path: tensor.path.to_path_buf(), shape: tensor.shape.clone(), asked: false })

@@ -72,8 +72,8 @@ pub struct ModelConfig {
     pub end_tokens: Vec<u32>,
     /// Texts before which an answer ends (`stop_strings` of `generation_config.json`); usually none.
     pub stop_strings: Vec<String>,
-    /// For [`Architecture::Candle`]: `config.json` as candle-transformers reads it. Of the other fields only sizes,
-    /// context, tied embeddings and stop tokens mean something there.
+    /// For [`Architecture::Candle`]: what candle-transformers reads of `config.json`. Of the other fields only sizes,
+    /// context, the one rotary embedding, tied embeddings and stop tokens mean something there.
     pub candle: Option<String>,
 }
 

@@ -11,6 +11,9 @@ use std::path::Path;
 /// No decoder has so many; what is kept per layer is allocated before any tensor is looked at.
 const MOST_LAYERS: usize = 10_000;
 
+/// No head is so wide; so is what is kept per element of one.
+const WIDEST_HEAD: usize = 1 << 16;
+
 impl ModelConfig {
     /// Reads `config.json` (and `generation_config.json`, where there is one) of a model folder.
     ///
@@ -39,28 +42,11 @@ impl ModelConfig {
         }
         refuse_unsupported(&file, architecture)?;
 
-        let hidden_size = file.size("hidden_size")?;
-        let heads = file.size("num_attention_heads")?;
-        let kv_heads = file.optional_size("num_key_value_heads")?.unwrap_or(heads);
-        if heads % kv_heads != 0 {
-            return Err(
-                file.wrong("num_key_value_heads", &format!("a divisor of the {heads} attention heads"))
-            );
-        }
-        let head_dim = match file.optional_size("head_dim")?.or(architecture.default_head_dim()) {
-            Some(width) => width,
-            None if hidden_size % heads == 0 => hidden_size / heads,
-            None => {
-                return Err(file.wrong("hidden_size", &format!("a multiple of the {heads} attention heads")));
-            }
-        };
+        let Heads { hidden_size, heads, kv_heads, head_dim } = Heads::read(&file, architecture)?;
         let rms_norm_eps =
             file.optional_number("rms_norm_eps")?
                 .ok_or_else(|| file.wrong("rms_norm_eps", "a positive number"))? as f32;
-        let layers = file.size("num_hidden_layers")?;
-        if layers > MOST_LAYERS {
-            return Err(file.wrong("num_hidden_layers", &format!("at most {MOST_LAYERS} layers")));
-        }
+        let layers = read_layers(&file)?;
         let positions =
             file.optional_size("max_position_embeddings")?.unwrap_or(architecture.default_positions());
         let theta = file.optional_number("rope_theta")?.unwrap_or(architecture.default_theta());
@@ -112,6 +98,52 @@ impl ModelConfig {
             candle: None,
         })
     }
+}
+
+/// The residual stream's width and how heads divide it.
+pub(super) struct Heads {
+    pub(super) hidden_size: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+}
+
+impl Heads {
+    /// # Errors
+    /// [`EngineError::Field`] for absent or impossible values.
+    pub(super) fn read(file: &JsonFile, architecture: Architecture) -> Result<Self, EngineError> {
+        let hidden_size = file.size("hidden_size")?;
+        let heads = file.size("num_attention_heads")?;
+        let kv_heads = file.optional_size("num_key_value_heads")?.unwrap_or(heads);
+        if heads % kv_heads != 0 {
+            return Err(
+                file.wrong("num_key_value_heads", &format!("a divisor of the {heads} attention heads"))
+            );
+        }
+        let (field, head_dim) = match file.optional_size("head_dim")?.or(architecture.default_head_dim()) {
+            Some(width) => ("head_dim", width),
+            None if hidden_size % heads == 0 => ("hidden_size", hidden_size / heads),
+            None => {
+                return Err(file.wrong("hidden_size", &format!("a multiple of the {heads} attention heads")));
+            }
+        };
+        if head_dim > WIDEST_HEAD {
+            return Err(file.wrong(field, &format!("at most {WIDEST_HEAD} elements per head")));
+        }
+        Ok(Self { hidden_size, heads, kv_heads, head_dim })
+    }
+}
+
+/// Number of decoder layers.
+///
+/// # Errors
+/// [`EngineError::Field`].
+pub(super) fn read_layers(file: &JsonFile) -> Result<usize, EngineError> {
+    let layers = file.size("num_hidden_layers")?;
+    if layers > MOST_LAYERS {
+        return Err(file.wrong("num_hidden_layers", &format!("at most {MOST_LAYERS} layers")));
+    }
+    Ok(layers)
 }
 
 /// Refuses what would silently compute another model than the one in the folder.

@@ -76,13 +76,11 @@ impl Description<'_> {
     }
 
     fn rotated_elements(&self) -> Result<usize, EngineError> {
-        let share = match self.number("partial_rotary_factor")? {
-            Some(share) => share,
-            None => self.file.optional_number("partial_rotary_factor")?.unwrap_or(1.0),
-        };
+        let share_field = self.place("partial_rotary_factor");
+        let share = self.file.optional_number(&share_field)?.unwrap_or(1.0);
         let width = (self.head_dim as f64 * share) as usize;
         if width == 0 || !width.is_multiple_of(2) || width > self.head_dim {
-            let field = if share == 1.0 { "head_dim" } else { "partial_rotary_factor" };
+            let field = if share == 1.0 { "head_dim" } else { &share_field };
             let wanted = "an even number of rotated elements per head, at most all of them";
             return Err(self.file.wrong(field, wanted));
         }
@@ -91,6 +89,12 @@ impl Description<'_> {
 
     fn field(&self, field: &str) -> String {
         format!("{}.{field}", self.section)
+    }
+
+    /// Where a field of the embedding is: in the object, or else at the top level.
+    pub(super) fn place(&self, field: &str) -> String {
+        let inner = self.field(field);
+        if self.file.get(&inner).is_some() { inner } else { field.to_owned() }
     }
 
     fn number(&self, field: &str) -> Result<Option<f64>, EngineError> {
