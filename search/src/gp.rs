@@ -14,5 +14,6 @@ pub use binomial::{BinomialGp, BinomialKernel, LatentDraws, Sites, Threshold, fi
 pub use fit::fit;
 pub(crate) use fit::{fit_some, spread};
 pub use kernel::Kernel;
+pub(crate) use kernel::exp_of_negative;
 pub(crate) use posterior::conditioned;
 pub use posterior::{Gp, GpError, Prediction};

@@ -3,7 +3,8 @@
 //! Per domain and per threshold between two levels, the number of responses above the threshold is binomial, and so is the
 //! number of those at any level (unclear and refused ones count in n); its
 //! probability is Φ of a Gaussian process. The thresholds of a domain share lengths, chosen by the marginal likelihood of
-//! the counts. Where likelihoods are measured too, what they say of the rates comes in as covariates. A draw moves all thresholds of a domain together, as a better or worse model would.
+//! the counts. Where likelihoods are measured too, what they say of the rates is the mean, and comes in as covariates. A draw
+//! moves all thresholds of a domain together, as a better or worse model would.
 //!
 //! No count tells a rate exactly, so that the best measured point is not known either: in every joint draw it is another
 //! one, and a candidate gains what it is better than the draw's best (B. Letham et al., "Constrained Bayesian optimization
@@ -18,7 +19,7 @@ use rayon::prelude::*;
 use super::acquisition::{Acquisition, SAME};
 use super::assurance::bound;
 use super::candidates;
-use super::covariates::{self, Covariates, Guesses};
+use super::covariates::{self, Covariates, Guess};
 use super::likelihood::Known;
 use super::rates::{Counts, RESOLUTION};
 use crate::gp::{BinomialGp, LatentDraws, Sites, Threshold, fit_binomial, spread};
@@ -239,7 +240,7 @@ impl<'a> Judged<'a> {
 
 impl JudgedModel {
     /// `guesses` are of the judged points.
-    fn new(problem: &Problem, domain: usize, judged: &[Judged<'_>], guesses: Guesses) -> Option<Self> {
+    fn new(problem: &Problem, domain: usize, judged: &[Judged<'_>], guesses: Vec<Guess>) -> Option<Self> {
         let levels = problem.levels();
         let dimensions = problem.space().dimensions();
         let at_levels = |row: usize| judged[row].at_levels(domain, levels);
@@ -248,9 +249,10 @@ impl JudgedModel {
         };
         let mut thresholds: Vec<Threshold> = (1..levels)
             .zip(guesses)
-            .map(|(threshold, covariates)| Threshold {
+            .map(|(threshold, guess)| Threshold {
                 counts: (0..judged.len()).map(|row| above(threshold, row)).collect(),
-                covariates,
+                means: guess.means,
+                covariates: guess.covariates,
             })
             .collect();
         let queries = problem.domains()[domain].queries as u32;
@@ -264,8 +266,9 @@ impl JudgedModel {
             let kept: Vec<Threshold> = thresholds.iter().map(|threshold| threshold.kept(&some)).collect();
             let kernels = fit_binomial(&coordinates(&mut some.iter().copied()), dimensions, &kept);
             let points = coordinates(&mut (0..judged.len()));
-            let gp = |(kernel, Threshold { covariates, counts }): (_, &Threshold)| {
-                let sites = Sites { points: points.clone(), covariates: covariates.clone() };
+            let gp = |(kernel, Threshold { means, covariates, counts }): (_, &Threshold)| {
+                let sites =
+                    Sites { points: points.clone(), means: means.clone(), covariates: covariates.clone() };
                 BinomialGp::new(kernel, sites, counts).ok()
             };
             kernels.into_iter().zip(thresholds).map(gp).collect()
@@ -275,7 +278,11 @@ impl JudgedModel {
         if all_told {
             return Some(Self { thresholds: of_thresholds, told: None });
         }
-        thresholds = vec![Threshold { covariates: Mat::zeros(judged.len(), 0), counts: told }];
+        thresholds = vec![Threshold {
+            means: vec![0.0; judged.len()],
+            covariates: Mat::zeros(judged.len(), 0),
+            counts: told,
+        }];
         Some(Self { thresholds: of_thresholds, told: Some(modelled(&thresholds)?.pop()?) })
     }
 
@@ -346,8 +353,8 @@ impl<'a> Models<'a> {
                 };
                 let processes = model.thresholds.iter().zip(&drawn.thresholds).zip(guesses);
                 let latent: Vec<_> = processes
-                    .map(|((gp, draws), covariates)| {
-                        gp.drawn(draws, &Sites { points: at.clone(), covariates })
+                    .map(|((gp, draws), Guess { means, covariates })| {
+                        gp.drawn(draws, &Sites { points: at.clone(), means, covariates })
                     })
                     .collect();
                 let plain = Sites::plain(at.clone(), self.problem.space().dimensions());

@@ -33,7 +33,7 @@ pub(super) fn matern_slope(squared: f64) -> f64 {
 ///
 /// The argument is split into a multiple of ln 2 and a rest within ±ln 2 / 2, whose exponential is a Taylor polynomial.
 #[inline]
-fn exp_of_negative(x: f64) -> f64 {
+pub(crate) fn exp_of_negative(x: f64) -> f64 {
     // 1.5 · 2^52: adding it rounds to a whole number, which then stands in the low bits.
     const ROUNDER: f64 = 6_755_399_441_055_744.0;
     let x = -x.min(700.0);

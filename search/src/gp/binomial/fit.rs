@@ -11,16 +11,14 @@ use crate::gp::minimise::minimise;
 const LENGTHS: (f64, f64) = (0.1, 40.0);
 
 /// Amplitudes are kept between these, in probits.
-const AMPLITUDES: (f64, f64) = (0.1, 50.0);
+const AMPLITUDES: (f64, f64) = (0.01, 50.0);
 
-/// What lengths and amplitudes are most likely beforehand, and where the search for them starts.
-const USUAL: f64 = 2.0;
+/// What lengths and amplitudes are likely beforehand, and where the search for them starts: the median of a log-normal
+/// distribution, and the deviation of its logarithm.
+const USUAL: (f64, f64) = (2.0, 1.5);
 
-/// The same for the amplitude of what covariates leave open.
-const USUAL_BESIDE_COVARIATES: f64 = 0.3;
-
-/// Deviation of their logarithms.
-const SPREAD: f64 = 1.5;
+/// The same for the amplitude of what a guess of the function leaves open: nothing, unless the counts tell otherwise.
+const USUAL_BESIDE_GUESS: (f64, f64) = (0.03, 1.0);
 
 /// Share of the variance that is no function of the coordinates: counts have noise enough, this steadies the arithmetic.
 const NUGGET: f64 = 1e-4;
@@ -31,6 +29,8 @@ const ROUNDS: usize = 2;
 /// What a threshold's kernel is chosen by.
 #[derive(Clone, Debug)]
 pub struct Threshold {
+    /// The latent function's mean beforehand, per point.
+    pub means: Vec<f64>,
     /// A row per point, a column per covariate.
     pub covariates: Mat<f64>,
     /// Hits, of how many, per point.
@@ -41,6 +41,7 @@ impl Threshold {
     /// Of some points only.
     pub fn kept(&self, rows: &[usize]) -> Self {
         Self {
+            means: rows.iter().map(|row| self.means[*row]).collect(),
             covariates: Mat::from_fn(rows.len(), self.covariates.ncols(), |row, column| {
                 self.covariates[(rows[row], column)]
             }),
@@ -49,7 +50,7 @@ impl Threshold {
     }
 }
 
-/// Counts as normal observations near the mode: `z = f + ∇/W` with the variance `1/W`.
+/// Counts as normal observations near the mode: `z = f + ∇/W` with the variance `1/W`, less the mean.
 struct Linearised {
     /// Covariances by the covariates.
     by_covariates: Mat<f64>,
@@ -65,30 +66,33 @@ struct Linearised {
 /// inference in generalized linear mixed models", 1993), by BFGS in the logarithms of lengths and amplitudes. A count near
 /// none or all says little that way, as it should, and lengths are not bent by it.
 pub fn fit(points: &[f64], dimensions: usize, thresholds: &[Threshold]) -> Vec<BinomialKernel> {
-    let mut usual = vec![USUAL.ln(); dimensions];
+    let mut usual = vec![USUAL; dimensions];
     usual.extend(thresholds.iter().map(|threshold| match threshold.covariates.ncols() {
-        0 => USUAL.ln(),
-        _ => USUAL_BESIDE_COVARIATES.ln(),
+        0 => USUAL,
+        _ => USUAL_BESIDE_GUESS,
     }));
-    let mut parameters = usual.clone();
+    let mut parameters: Vec<f64> = usual.iter().map(|(median, _)| median.ln()).collect();
     let bounds: Vec<(f64, f64)> = (0..parameters.len())
         .map(|index| if index < dimensions { LENGTHS } else { AMPLITUDES })
         .map(|(low, high)| (low.ln(), high.ln()))
         .collect();
     for _ in 0..ROUNDS {
         let kernels = kernels(&parameters, dimensions);
-        let modes = kernels.into_iter().zip(thresholds).map(|(kernel, Threshold { covariates, counts })| {
-            let sites = Sites { points: points.to_vec(), covariates: covariates.clone() };
-            let gp = BinomialGp::new(kernel, sites, counts).ok()?;
-            let by_covariates = faer::Scale(FACTOR) * (covariates * covariates.transpose());
-            let scaled =
-                |index: usize| gp.roots[index] * gp.latent[index] + gp.gradient[index] / gp.roots[index];
-            Some(Linearised {
-                by_covariates,
-                scaled: (0..counts.len()).map(scaled).collect(),
-                roots: gp.roots,
-            })
-        });
+        let modes =
+            kernels.into_iter().zip(thresholds).map(|(kernel, Threshold { means, covariates, counts })| {
+                let sites =
+                    Sites { points: points.to_vec(), means: means.clone(), covariates: covariates.clone() };
+                let gp = BinomialGp::new(kernel, sites, counts).ok()?;
+                let by_covariates = faer::Scale(FACTOR) * (covariates * covariates.transpose());
+                let scaled = |index: usize| {
+                    gp.roots[index] * (gp.latent[index] - means[index]) + gp.gradient[index] / gp.roots[index]
+                };
+                Some(Linearised {
+                    by_covariates,
+                    scaled: (0..counts.len()).map(scaled).collect(),
+                    roots: gp.roots,
+                })
+            });
         let Some(modes) = modes.collect::<Option<Vec<_>>>() else { break };
         parameters =
             minimise(|parameters| objective(points, &usual, &modes, parameters), &bounds, parameters);
@@ -105,10 +109,10 @@ fn kernels(parameters: &[f64], dimensions: usize) -> Vec<BinomialKernel> {
     parameters[dimensions..].iter().map(of_amplitude).collect()
 }
 
-/// The negative log posterior density of the parameters and its gradient; `usual` are their likeliest values beforehand.
+/// The negative log posterior density of the parameters and its gradient; `usual` tells what they are beforehand.
 fn objective(
     points: &[f64],
-    usual: &[f64],
+    usual: &[(f64, f64)],
     thresholds: &[Linearised],
     parameters: &[f64],
 ) -> Option<(f64, Vec<f64>)> {
@@ -176,10 +180,10 @@ fn objective(
             *slope += by_distance * (x - y) * (x - y);
         }
     }
-    for ((slope, log), usual) in gradient.iter_mut().zip(parameters).zip(usual) {
-        let far = (log - usual) / SPREAD;
+    for ((slope, log), (median, deviation)) in gradient.iter_mut().zip(parameters).zip(usual) {
+        let far = (log - median.ln()) / deviation;
         value += 0.5 * far * far;
-        *slope += far / SPREAD;
+        *slope += far / deviation;
     }
     (value.is_finite() && gradient.iter().all(|slope| slope.is_finite())).then_some((value, gradient))
 }
@@ -200,7 +204,7 @@ mod tests {
             scaled: (0..12).map(|i| (f64::from(i) + shift).sin()).collect(),
         };
         let thresholds = [linearised(0.0), linearised(1.3)];
-        let usual = [0.5, 0.5, -1.0, 0.2];
+        let usual = [(1.6, 1.5), (1.6, 1.5), (0.4, 0.5), (1.2, 1.0)];
         let at = [0.3, -0.2, 0.4, -0.5];
         let (_, gradient) = objective(&points, &usual, &thresholds, &at).expect("positive definite");
         for (i, slope) in gradient.iter().enumerate() {
@@ -222,7 +226,11 @@ mod tests {
             .chunks_exact(2)
             .map(|x| ((40.0 * cdf(2.0 * (3.0 * x[0]).sin())).round() as u32, 40))
             .collect();
-        let fitted = fit(&points, 2, &[Threshold { covariates: Mat::zeros(counts.len(), 0), counts }]);
+        let fitted = fit(
+            &points,
+            2,
+            &[Threshold { means: vec![0.0; counts.len()], covariates: Mat::zeros(counts.len(), 0), counts }],
+        );
         let lengths = &fitted[0].kernel.lengths;
         assert!(lengths[1] > 4.0 * lengths[0], "{lengths:?}");
     }
