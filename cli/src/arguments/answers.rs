@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use avsweep_domain::{Aggregate, Normalisation, Point, Reading};
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use super::{ConnectionArguments, DeviceArguments};
 
@@ -32,14 +32,15 @@ impl From<ReadingArgument> for Reading {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true))]
 pub(crate) struct BestArguments {
     /// The sweep's name, number or file.
     pub sweep: String,
     /// A level for every domain: medical=expert,legal=avoidance,financial=generic. Also =any, =base. Repeatable.
-    #[arg(long = "target", required_unless_present = "all_targets", value_name = "TARGET")]
+    #[arg(long = "target", group = "which", value_name = "TARGET")]
     pub targets: Vec<String>,
     /// Every combination of levels.
-    #[arg(long, conflicts_with = "targets")]
+    #[arg(long, group = "which")]
     pub all_targets: bool,
     /// How a target's domains are summed up: min, mean or product.
     #[arg(long, default_value_t = Aggregate::Min, value_name = "min|mean|product")]

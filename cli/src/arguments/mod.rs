@@ -33,7 +33,7 @@ pub(crate) use vectors::{DeltaArgument, MergeArguments, VectorCommand};
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    done; also after a drain in time on SIGTERM
+  0    done; also coordinator, worker and judge after a drain in time on SIGTERM
   1    failed: the message says why
   2    the command line is wrong
   3    the sweep is done, but some of its jobs failed for good and are parked
@@ -101,6 +101,14 @@ impl Arguments {
         }
         // A global argument is copied down to the subcommand that was called.
         let store_source = deepest.value_source("store");
+        let is_said = |id: &str| {
+            matches!(deepest.try_contains_id(id), Ok(true))
+                && deepest.value_source(id) == Some(ValueSource::CommandLine)
+        };
+        if is_said("store") && is_said("coordinator") {
+            let said = "--store and --coordinator name two places: sweeps are in one of them";
+            Self::command().error(ErrorKind::ArgumentConflict, said).exit()
+        }
         let is_ca_asked_for = deepest.value_source("otlp_ca") == Some(ValueSource::CommandLine);
         match Self::from_arg_matches_mut(&mut matches) {
             Ok(arguments) if is_ca_asked_for && arguments.is_otlp_ca_idle() => {

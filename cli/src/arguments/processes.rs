@@ -46,7 +46,7 @@ pub(crate) struct CoordinatorArguments {
     /// Seconds that open requests may take after SIGTERM.
     #[arg(long, env = "AVSWEEP_DRAIN", default_value_t = 10, value_name = "SECONDS")]
     pub drain: u32,
-    /// Lost workers after which a job is parked.
+    /// Lost workers after which a job is parked. Default: 20.
     #[arg(
         long,
         env = "AVSWEEP_LOST_LIMIT",
@@ -54,7 +54,7 @@ pub(crate) struct CoordinatorArguments {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub lost_limit: Option<u32>,
-    /// Failed evaluations after which a job is parked.
+    /// Failed evaluations after which a job is parked. Default: 3.
     #[arg(
         long,
         env = "AVSWEEP_ERROR_LIMIT",
@@ -166,7 +166,7 @@ pub(crate) struct PullArguments {
     /// Seconds without the coordinator after which `stop` ends.
     #[arg(long, env = "AVSWEEP_WORKER_COORDINATOR_PATIENCE", default_value_t = 300, value_name = "SECONDS")]
     pub coordinator_patience: u32,
-    /// End with code 0 after so many seconds without a job. Default: wait for ever.
+    /// End with code 0 after so many seconds without a job; one whose judge's endpoint is away is a job. Default: wait for ever.
     #[arg(long, env = "AVSWEEP_WORKER_IDLE_TIMEOUT", value_name = "SECONDS")]
     pub idle_timeout: Option<u32>,
 }

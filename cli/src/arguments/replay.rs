@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use avsweep_domain::Aggregate;
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 /// Strategies, as sweep files call them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,12 +59,13 @@ pub(crate) struct ReplayArguments {
 
 /// A strategy and its settings; those that are given go before those of the file.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("search").required(true))]
 pub(crate) struct StrategyFlags {
     /// The strategy.
-    #[arg(long, value_enum, required_unless_present = "strategy_file", conflicts_with = "strategy_file")]
+    #[arg(long, value_enum, group = "search")]
     pub strategy: Option<StrategyArgument>,
     /// A YAML or JSON file with what a sweep file has under `strategy`: {kind: bayesian, budget: 81}.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "search")]
     pub strategy_file: Option<PathBuf>,
     /// No more evaluations than this. Default: 81 for bayesian, 200 for random and sobol, else no limit.
     #[arg(long, value_name = "N")]

@@ -329,9 +329,9 @@ pub(crate) fn write_table(best: &BestOutput, out: &mut dyn Write) -> io::Result<
         .filter_map(|domain| domain.reported(best.reported_on).map(|rate| rate.n))
         .collect();
     let n = match (counts.iter().min(), counts.iter().max()) {
-        (Some(least), Some(most)) if least == most => format!("n = {least}"),
-        (Some(least), Some(most)) => format!("n = {least} to {most}"),
-        _ => "not measured yet".to_owned(),
+        (Some(least), Some(most)) if least == most => format!("; n = {least} per domain"),
+        (Some(least), Some(most)) => format!("; n = {least} to {most} per domain"),
+        _ => String::new(),
     };
     let set = match best.reported_on {
         QuerySet::Confirm => "confirm queries, which no point was chosen by",
@@ -340,11 +340,20 @@ pub(crate) fn write_table(best: &BestOutput, out: &mut dyn Write) -> io::Result<
     writeln!(
         out,
         "{} of {} targets hit (every domain's dominant level is the wanted one). \
-         Rates of the wanted level with 95 % intervals, on the {set}; {n} per domain. {} points measured.",
+         Rates of the wanted level with 95 % intervals, on the {set}{n}. {} points measured.",
         best.achieved,
         best.targets.len(),
         best.points_measured
     )?;
+    let unmeasured = best.targets.iter().filter(|target| target.point.is_some() && target.achieved.is_none());
+    match unmeasured.count() {
+        0 => {}
+        count => writeln!(
+            out,
+            "Not measured on these queries: the best points of {count} targets, which are no hit and no miss. A sweep \
+             measures the best points of targets that name a level for every domain; 'avsweep sample' shows others."
+        )?,
+    }
     if assured { write_assurance(best, out) } else { Ok(()) }
 }
 
@@ -394,4 +403,39 @@ fn short_rate(rate: Option<&LevelRate>) -> String {
         || "–".to_owned(),
         |rate| format!("{:3} {}–{}", short(rate.rate), short(rate.interval.low), short(rate.interval.high)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_that_is_not_measured_on_the_reported_queries_is_no_miss() {
+        let target = TargetOutput {
+            target: "medical=expert,legal=any".to_owned(),
+            point: Some("1,-0.8".parse().expect("a point")),
+            coefficients: vec![1.0, -0.8],
+            domains: Vec::new(),
+            search_aggregate: 1.0,
+            confirm_aggregate: None,
+            judged_aggregate: None,
+            achieved: None,
+            confirm_interval: None,
+            assurance: None,
+        };
+        let best = BestOutput {
+            sweep: "s".to_owned(),
+            coefficients: vec!["alpha".to_owned(), "beta".to_owned()],
+            domains: vec!["medical".to_owned(), "legal".to_owned()],
+            aggregate: Aggregate::Min,
+            reported_on: QuerySet::Confirm,
+            points_measured: 47,
+            achieved: 0,
+            targets: vec![target],
+        };
+        let mut table = Vec::new();
+        write_table(&best, &mut table).expect("memory");
+        let table = String::from_utf8(table).expect("text");
+        assert!(table.contains("the best points of 1 targets, which are no hit and no miss"), "{table}");
+    }
 }

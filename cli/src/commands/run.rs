@@ -101,6 +101,9 @@ async fn run_in(
     let ending = watched?;
     let (progress, _) = connection.sweep(&sweep.to_string()).await?;
     print_shares(&before, &progress, wall);
+    if progress.state() == v1::SweepState::Cancelled {
+        bail!("sweep '{}' was cancelled; give the file another name to run it anew", definition.name);
+    }
     if definition.evaluation.racing.is_some() {
         output::note(raced(&progress));
     }
@@ -143,6 +146,7 @@ async fn start_sweep(connection: &Connection, definition: &SweepDefinition) -> R
             bail!("sweep '{}' was cancelled; give the file another name to run it anew", definition.name)
         }
         v1::SweepState::Paused => {
+            output::note(format!("sweep '{}' was paused: it goes on", definition.name));
             let request =
                 v1::SetSweepStateRequest { sweep: sweep.clone(), state: v1::SweepState::Running.into() };
             connection.sweeps().set_sweep_state(request).await.map_err(explain)?;

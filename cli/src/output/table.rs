@@ -25,8 +25,8 @@ impl Table {
         inner.column_iter_mut().for_each(|column| {
             column.set_padding((1, 0));
         });
-        // Piped into a file there is no width to fit.
-        if inner.width().is_none() {
+        // Piped into a file there is no width to fit, and some terminals do not know theirs.
+        if inner.width().is_none_or(|width| width == 0) {
             inner.set_content_arrangement(ContentArrangement::Disabled);
         }
         Self { inner, numbers_right: true }

@@ -42,9 +42,15 @@ pub(crate) async fn coordinator(store: &StoreLocation, arguments: &CoordinatorAr
     for address in ports.into_iter().flatten() {
         check_exposure(address, tls.is_some(), tokens.is_some(), arguments.insecure)?;
     }
-    let listener = listen(arguments.listen, Protocol::Grpc, tls.as_ref()).await?;
+    let listener = listen(arguments.listen, Protocol::Grpc, tls.as_ref())
+        .await
+        .context("--listen wants an address of its own for every coordinator")?;
     let metrics = match arguments.metrics_listen.0 {
-        Some(address) => Some(listen(address, Protocol::Http, tls.as_ref()).await?),
+        Some(address) => Some(
+            listen(address, Protocol::Http, tls.as_ref())
+                .await
+                .context("--metrics-listen wants an address of its own for every coordinator, or 'off'")?,
+        ),
         None => None,
     };
 

@@ -1,10 +1,11 @@
 //! Every verb on a small sweep of the pocket family, as a user would run it.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::processes::{Process, until};
-use crate::support::{SweepText, avsweep, fail, json, misuse, pocket, succeed};
+use crate::support::{SweepText, avsweep, fail, json, misuse, pocket, stderr, succeed};
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
@@ -296,6 +297,52 @@ fn a_sweep_whose_run_was_killed_stands_still_although_its_jobs_are_held() {
     assert!(shown["workers"].as_u64() > Some(0), "{shown}");
     let standstill = shown["standstill"].to_string();
     assert!(standstill.contains("nobody works on it; 'avsweep run FILE --store "), "{standstill}");
+}
+
+#[test]
+fn a_run_whose_sweep_is_cancelled_says_so_and_fails() {
+    let folder = TempDir::new().expect("a temporary folder");
+    SweepText::new("cancelled", "0.1").write(folder.path());
+    let mut run = Process::start(avsweep(folder.path()).args(["run", "sweep.yaml"]));
+    until("a point is done", || {
+        let output = avsweep(folder.path()).args(["sweep", "ls", "--output", "json"]).output();
+        let listed: serde_json::Value = serde_json::from_slice(&output.ok()?.stdout).ok()?;
+        (listed[0]["points_done"].as_u64() > Some(0)).then_some(())
+    });
+    succeed(avsweep(folder.path()).args(["sweep", "cancel", "cancelled"]));
+    assert_eq!(run.end().code(), Some(1));
+    assert!(run.said().contains("sweep 'cancelled' was cancelled"), "{}", run.said());
+}
+
+#[test]
+fn an_export_whose_reader_went_away_is_no_failure() {
+    for format in ["csv", "json"] {
+        let mut export = avsweep(finished())
+            .args(["export", "verbs", "--format", format])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        drop(export.stdout.take());
+        let output = export.wait_with_output().expect("it ends");
+        assert!(output.status.success() && output.stderr.is_empty(), "{format}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn best_wants_targets_and_one_place() {
+    let error = misuse(avsweep(finished()).args(["best", "verbs"]));
+    assert!(error.contains("--target <TARGET>|--all-targets"), "{error}");
+    let places = ["--store", "test.db", "--coordinator", "http://127.0.0.1:1"];
+    let error = misuse(avsweep(finished()).args(["best", "verbs", "--all-targets"]).args(places));
+    assert!(error.contains("name two places"), "{error}");
+}
+
+#[test]
+fn a_target_that_asks_for_nothing_has_no_n() {
+    let target = "medical=any,legal=any,financial=any";
+    let table = succeed(avsweep(finished()).args(["best", "verbs", "--target", target]));
+    assert!(table.contains("1 of 1 targets hit") && !table.contains("n ="), "{table}");
 }
 
 #[test]
