@@ -35,6 +35,9 @@ const SAMPLES: usize = 64;
 /// Points predicted together.
 const CHUNK: usize = 256;
 
+/// A candidate's draws cost the square of the known points: at most so much is spent on a whole grid.
+const MOST_WORK: usize = 2_000_000_000;
+
 /// Kernels are chosen by at most so many points.
 const FIT_POINTS: usize = 100;
 
@@ -189,14 +192,17 @@ fn leaders(found: &Acquisition<'_>, points: &[&Point]) -> Vec<usize> {
     (0..found.wants.len()).map(of_target).collect()
 }
 
-/// Every open grid point, or those sampled around the targets' best points where these are too many; in ticks order.
+/// Every open grid point, or those sampled around the targets' best points where these are too many, or too many points are
+/// judged for all of them; in ticks order.
 fn open_candidates(
     problem: &Problem,
     settings: &BayesianSettings,
     known: &BTreeSet<&Point>,
     leaders: &[&Point],
 ) -> Vec<Point> {
-    let mut candidates = problem.whole_grid().unwrap_or_else(|| {
+    let affordable =
+        |grid: &Vec<Point>| grid.len().saturating_mul(known.len()).saturating_mul(known.len()) <= MOST_WORK;
+    let mut candidates = problem.whole_grid().filter(affordable).unwrap_or_else(|| {
         let mut leaders = leaders.to_vec();
         leaders.sort();
         leaders.dedup();
@@ -271,7 +277,7 @@ impl JudgedModel {
                     Sites { points: points.clone(), means: means.clone(), covariates: covariates.clone() };
                 BinomialGp::new(kernel, sites, counts).ok()
             };
-            kernels.into_iter().zip(thresholds).map(gp).collect()
+            kernels.into_par_iter().zip(thresholds).map(gp).collect()
         };
         let all_told = told.iter().all(|(count, _)| *count == queries);
         let of_thresholds = modelled(&thresholds)?;
@@ -293,7 +299,7 @@ impl JudgedModel {
         // The same numbers for all thresholds: their functions go up and down together.
         let normals: Vec<(Vec<f64>, Vec<f64>)> =
             (0..SAMPLES).map(|_| (numbers(measured), numbers(measured))).collect();
-        let thresholds = self.thresholds.iter().map(|gp| gp.draws(&normals).ok());
+        let thresholds = self.thresholds.par_iter().map(|gp| gp.draws(&normals).ok());
         let thresholds = thresholds.collect::<Option<_>>()?;
         let told = self.told.as_ref().map(|gp| gp.draws(&normals)).transpose().ok()?;
         Some(Drawn { thresholds, told, deviates })

@@ -152,7 +152,8 @@ impl BinomialGp {
                 change = change.max(step.abs());
             }
             factor = decomposed.L().to_owned();
-            if change < 1e-8 {
+            // The next step would be about its square.
+            if change < 1e-6 {
                 break;
             }
         }
