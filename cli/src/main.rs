@@ -65,8 +65,12 @@ fn threads(arguments: &Arguments) -> usize {
 /// Whoever read our output went away (`avsweep export … | head`): nothing is wrong.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        // One of the CSV writer does not tell its source.
+        let written = cause.downcast_ref::<csv::Error>().map(csv::Error::kind);
+        let failed = match written {
+            Some(csv::ErrorKind::Io(error)) => Some(error),
+            _ => cause.downcast_ref::<std::io::Error>(),
+        };
+        failed.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
     })
 }

@@ -166,7 +166,8 @@ pub(crate) struct PullArguments {
     /// Seconds without the coordinator after which `stop` ends.
     #[arg(long, env = "AVSWEEP_WORKER_COORDINATOR_PATIENCE", default_value_t = 300, value_name = "SECONDS")]
     pub coordinator_patience: u32,
-    /// End with code 0 after so many seconds without a job; one whose judge's endpoint is away is a job. Default: wait for ever.
+    /// End with code 0 after so many seconds without a job; one whose judge's endpoint is away is a job. Default: wait for
+    /// ever.
     #[arg(long, env = "AVSWEEP_WORKER_IDLE_TIMEOUT", value_name = "SECONDS")]
     pub idle_timeout: Option<u32>,
 }

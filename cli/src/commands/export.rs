@@ -85,14 +85,6 @@ fn read_value(result: Option<v1::result_row::Result>) -> Result<ResultValue> {
     })
 }
 
-/// Why a row could not be written: the kind of it says whether the reader went away.
-fn write_failure(error: csv::Error) -> io::Error {
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => error,
-        kind => io::Error::other(format!("{kind:?}")),
-    }
-}
-
 /// Where rows go: CSV with fixed columns, or JSON Lines.
 enum Sink<'a> {
     Csv { writer: Box<csv::Writer<BufWriter<Box<dyn Write + Send>>>>, definition: &'a SweepDefinition },
@@ -119,7 +111,7 @@ impl<'a> Sink<'a> {
                     );
                 }
                 header.extend(["text", "text_tokens", "finish", "confidence", "reason"].map(str::to_owned));
-                writer.write_record(&header).map_err(write_failure)?;
+                writer.write_record(&header)?;
                 Ok(Self::Csv { writer: Box::new(writer), definition })
             }
         }
@@ -165,7 +157,7 @@ impl<'a> Sink<'a> {
                         record.push(verdict.reason.unwrap_or_default());
                     }
                 }
-                writer.write_record(&record).map_err(write_failure)?;
+                writer.write_record(&record)?;
             }
             Self::Json { writer, definition } => {
                 let mut object = Map::new();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use avsweep_domain::{Aggregate, Coverage, SweepDefinition};
 use avsweep_proto::v1;
 use tokio_util::sync::CancellationToken;
@@ -102,7 +102,7 @@ async fn run_in(
     let (progress, _) = connection.sweep(&sweep.to_string()).await?;
     print_shares(&before, &progress, wall);
     if progress.state() == v1::SweepState::Cancelled {
-        bail!("sweep '{}' was cancelled; give the file another name to run it anew", definition.name);
+        return Err(cancelled(definition));
     }
     if definition.evaluation.racing.is_some() {
         output::note(raced(&progress));
@@ -142,9 +142,7 @@ async fn start_sweep(connection: &Connection, definition: &SweepDefinition) -> R
         .into_inner();
     let sweep = created.sweep.to_string();
     match created.state() {
-        v1::SweepState::Cancelled => {
-            bail!("sweep '{}' was cancelled; give the file another name to run it anew", definition.name)
-        }
+        v1::SweepState::Cancelled => return Err(cancelled(definition)),
         v1::SweepState::Paused => {
             output::note(format!("sweep '{}' was paused: it goes on", definition.name));
             let request =
@@ -162,6 +160,11 @@ async fn start_sweep(connection: &Connection, definition: &SweepDefinition) -> R
         }
     }
     Ok(connection.sweep(&sweep).await?.0)
+}
+
+/// A cancelled sweep is never gone on with.
+fn cancelled(definition: &SweepDefinition) -> anyhow::Error {
+    anyhow::anyhow!("sweep '{}' was cancelled; give the file another name to run it anew", definition.name)
 }
 
 /// Why watching ended.

@@ -53,7 +53,8 @@ impl LoadedSweep {
 /// Names the file, field or tensor, the value found and the value wanted.
 pub(crate) async fn load(path: &Path, cache: &Path) -> Result<LoadedSweep> {
     let origin = path.display().to_string();
-    let text = read(path, &origin)?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{origin}: cannot be read (a sweep's file is wanted here, not its name)"))?;
     let raw = check::parse(&text, &origin)?;
     let folder = std::path::absolute(path)
         .with_context(|| format!("{origin}: has no absolute path"))?
@@ -69,13 +70,8 @@ pub(crate) async fn load(path: &Path, cache: &Path) -> Result<LoadedSweep> {
 /// When the file cannot be read or is no sweep file.
 pub(crate) fn name_in(path: &Path) -> Result<String> {
     let origin = path.display().to_string();
-    let text = read(path, &origin)?;
+    let text = std::fs::read_to_string(path).with_context(|| format!("{origin}: cannot be read"))?;
     Ok(check::parse(&text, &origin)?.name)
-}
-
-fn read(path: &Path, origin: &str) -> Result<String> {
-    std::fs::read_to_string(path)
-        .with_context(|| format!("{origin}: cannot be read (a sweep's file is wanted here, not its name)"))
 }
 
 struct Loader<'a> {

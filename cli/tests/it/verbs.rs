@@ -268,15 +268,21 @@ fn a_sweep_of_a_store_is_steered_without_a_coordinator() {
     assert_eq!(run(&["workers", "ls"]), serde_json::json!([]));
 }
 
+/// The sweep of a store that has one; `None` while the store is not there yet.
+fn only_sweep(folder: &Path) -> Option<serde_json::Value> {
+    let output = avsweep(folder).args(["sweep", "ls", "--output", "json"]).output();
+    let mut listed: Vec<serde_json::Value> = serde_json::from_slice(&output.ok()?.stdout).ok()?;
+    listed.pop()
+}
+
 #[test]
 fn a_sweep_whose_run_was_killed_stands_still_although_its_jobs_are_held() {
     let folder = TempDir::new().expect("a temporary folder");
     SweepText::new("killed", "0.1").write(folder.path());
     let mut run = Process::start(avsweep(folder.path()).args(["run", "sweep.yaml"]));
     until("a job is held in the middle of the sweep", || {
-        let output = avsweep(folder.path()).args(["sweep", "ls", "--output", "json"]).output();
-        let listed: serde_json::Value = serde_json::from_slice(&output.ok()?.stdout).ok()?;
-        (listed[0]["workers"].as_u64() > Some(0) && listed[0]["points_done"].as_u64() > Some(0)).then_some(())
+        let sweep = only_sweep(folder.path())?;
+        (sweep["workers"].as_u64() > Some(0) && sweep["points_done"].as_u64() > Some(0)).then_some(())
     });
     run.kill();
     let show = || json(avsweep(folder.path()).args(["sweep", "show", "killed"]));
@@ -305,9 +311,8 @@ fn a_run_whose_sweep_is_cancelled_says_so_and_fails() {
     SweepText::new("cancelled", "0.1").write(folder.path());
     let mut run = Process::start(avsweep(folder.path()).args(["run", "sweep.yaml"]));
     until("a point is done", || {
-        let output = avsweep(folder.path()).args(["sweep", "ls", "--output", "json"]).output();
-        let listed: serde_json::Value = serde_json::from_slice(&output.ok()?.stdout).ok()?;
-        (listed[0]["points_done"].as_u64() > Some(0)).then_some(())
+        let sweep = only_sweep(folder.path())?;
+        (sweep["points_done"].as_u64() > Some(0)).then_some(())
     });
     succeed(avsweep(folder.path()).args(["sweep", "cancel", "cancelled"]));
     assert_eq!(run.end().code(), Some(1));

@@ -152,8 +152,9 @@ impl BinomialGp {
                 change = change.max(step.abs());
             }
             factor = decomposed.L().to_owned();
-            // The next step would be about its square.
+            // The next step would be about its square; where the mode is now, `a` is the gradient.
             if change < 1e-6 {
+                gradient = a.col_as_slice(0).to_vec();
                 break;
             }
         }
